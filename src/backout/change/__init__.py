@@ -1,0 +1,1 @@
+"""A change file: text in, a value out. No database."""

@@ -1,0 +1,98 @@
+"""A change file to a `Change`: the door of this room.
+
+Not for: whether the change may run (`lint`) or with which values (`bind`).
+Invariant: whatever is wrong with a file is a UsageError, with line and column where it is about the text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backout.change.digest import canonical, digest
+from backout.change.directives import steps_of
+from backout.change.metadata import read_metadata
+from backout.change.model import Change, Metadata, Step, StepKind
+from backout.change.python_source import check_python
+from backout.errors import InvalidFile, Position, UsageError
+from backout.sql.model import Dialect
+from backout.sql.read import read_script
+from backout.sql.source import Source
+
+_LANGUAGES = {".sql": ("sql", "--"), ".py": ("python", "#")}
+
+
+def read_change(path: Path, *, default_dialect: Dialect = Dialect.POSTGRES) -> Change:
+    """Return the change in the file; the file's own `dialect` wins over the default.
+
+    Errors: UsageError when the file cannot be opened, InvalidFile for its content; nothing was touched.
+    """
+    language, prefix = _language(path)
+    file = str(path)
+    text = _text(path)
+    Source(text, file).check_characters()
+    metadata = read_metadata(text, prefix, file)
+    dialect = metadata.dialect or default_dialect
+    steps: tuple[Step, ...] = ()
+    if language == "sql":
+        steps = _steps(text, metadata, dialect, file)
+    else:
+        check_python(text, file)
+    attachments = _attachments(path, metadata)
+    return Change(
+        identifier=path.stem,
+        path=path,
+        language=language,
+        dialect=dialect,
+        text=text,
+        digest=digest(path.name, text, attachments=attachments, parameters=metadata.parameters),
+        metadata=metadata,
+        steps=steps,
+    )
+
+
+def _language(path: Path) -> tuple[str, str]:
+    if path.is_dir():
+        raise UsageError(f'"{path}" is a directory', hint="name one change file in it")
+    if path.suffix not in _LANGUAGES:
+        hint = "name it .sql or .py; programs of other languages are not in this version"
+        raise UsageError(f'"{path}" is not a change: its name ends in "{path.suffix}"', hint=hint)
+    return _LANGUAGES[path.suffix]
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f'no change file "{path}"', hint="backout new makes one") from None
+    except OSError as error:
+        raise UsageError(f'unable to read "{path}": {(error.strerror or "unknown error").lower()}') from None
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise InvalidFile("a byte order mark", Position(str(path), 1, 1), hint="save the file as UTF-8 without BOM")
+    try:
+        return canonical(data.decode())
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode()
+        place = Source(before, str(path)).position(len(before))
+        raise InvalidFile(
+            f"byte 0x{data[error.start]:02X} is not UTF-8", place, hint="save the file as UTF-8"
+        ) from None
+
+
+def _steps(text: str, metadata: Metadata, dialect: Dialect, file: str) -> tuple[Step, ...]:
+    names = {*metadata.parameters, *metadata.declarations}
+    steps = steps_of(read_script(dialect, text, names, file), metadata, file)
+    if not any(step.kind is StepKind.APPLY for step in steps):
+        place = Position(file, metadata.last_line, 1)
+        raise InvalidFile("the change has no statement to apply", place, hint="write one after the metadata block")
+    return steps
+
+
+def _attachments(path: Path, metadata: Metadata) -> dict[str, bytes]:
+    """Return the author's own undo file, if the metadata names one: what it says is part of what was approved."""
+    name = metadata.backout
+    if Path(name).suffix not in _LANGUAGES:
+        return {}
+    if Path(name).name != name:
+        hint = "keep the undo file beside the change, and write its name alone"
+        raise UsageError(f'the undo file "{name}" of "{path}" is not a file beside it', hint=hint)
+    return {name: canonical(_text(path.parent / name)).encode()}
