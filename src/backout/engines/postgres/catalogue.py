@@ -1,0 +1,60 @@
+"""What the catalogue says of tables, keys and foreign keys, as values.
+
+Invariant: nothing here depends on search_path, but `resolve`, which is asked under the change's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backout.engines.postgres.names import quoted
+from backout.engines.postgres.queries import query
+from backout.engines.postgres.session import Session
+from backout.engines.values import Column, Table, TableName
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """One foreign key: `columns` of `child` refer to `referenced_columns` of `parent`."""
+
+    name: str
+    child_oid: str
+    child: TableName
+    parent_oid: str
+    parent: TableName
+    columns: tuple[str, ...]
+    referenced_columns: tuple[str, ...]
+    acts: bool  # CASCADE, SET NULL or SET DEFAULT on delete or update
+
+
+def table_by_oid(session: Session, oid: str) -> Table | None:
+    """The table as it is now; None where the oid is gone."""
+    answer = session.run(query("table"), [oid])
+    if not answer.rows:
+        return None
+    schema, name, identifier, _, _, columns, key, triggers = answer.rows[0]
+    return Table(
+        TableName(schema, name),
+        identifier,
+        tuple(Column(**column) for column in columns or ()),
+        tuple(key or ()),
+        tuple(triggers or ()),
+    )
+
+
+def oid_by_name(session: Session, schema: str | None, name: str) -> str | None:
+    """What the name means to this session now."""
+    text = quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
+    found: str | None = session.value(query("relation_named"), [text])
+    return found
+
+
+def foreign_keys(session: Session, oids: Sequence[str]) -> list[ForeignKey]:
+    """Every foreign key that has one of the tables on either side."""
+    return [
+        ForeignKey(name, child, TableName(cs, cn), parent, TableName(ps, pn), tuple(columns), tuple(referenced), acts)
+        for _, name, child, cs, cn, parent, ps, pn, columns, referenced, acts in session.run(
+            query("foreign_keys"), [list(oids)]
+        ).rows
+    ]

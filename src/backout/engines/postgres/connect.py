@@ -1,0 +1,171 @@
+"""A PostgreSQL database as a target: three sessions of the login role, and the facts that gates judge.
+
+`control` keeps the journal and the lease, in autocommit; `main` and `aux` belong to the transaction. They must reach the
+same server directly or through a pooler in session mode: the lease and the proof live in the session.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backout.engines.postgres import catalogue
+from backout.engines.postgres.journal import LEASE, LOCK_CLASS, PostgresJournal
+from backout.engines.postgres.names import comma, literal, quoted
+from backout.engines.postgres.queries import query
+from backout.engines.postgres.session import Answer, Session
+from backout.engines.postgres.transaction import PostgresTransaction
+from backout.engines.postgres.undo import undo_way
+from backout.engines.values import Capabilities, ServerFacts, Settings, Table, TableFacts, TableName
+from backout.errors import Busy, Refused, UsageError
+
+OLDEST = 150000
+
+
+class PostgresDatabase:
+    """See `engines.protocol.Database`."""
+
+    engine = "postgres"
+    capabilities = Capabilities(
+        counts_per_table=True, has_roles=True, has_sequences=True, has_row_security=True, sqlalchemy=True,
+        concurrent_writers=True,
+    )  # fmt: skip
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._control = Session(settings.url, "journal")
+        self._others: list[Session] = []
+        self.journal = PostgresJournal(self._control, settings)
+        number = self._control.value("SELECT current_setting('server_version_num')::int")
+        if number < OLDEST:
+            self.close()
+            raise UsageError(
+                f"the server is PostgreSQL {number // 10000}, and backout needs 15 or newer", hint="upgrade the server"
+            )
+
+    def facts(self) -> ServerFacts:
+        """See the protocol."""
+        version, _, database, login, in_recovery, superuser, identity, read_only, _, local = self._control.one(
+            query("facts")
+        )
+        role = self.settings.role
+        if role:
+            superuser = superuser or self._role_facts(role)
+        return ServerFacts(
+            "PostgreSQL", version.split(" ")[0], database, login, role, not in_recovery and not read_only,
+            bool(superuser), identity, self._free_bytes() if local else None,
+        )  # fmt: skip
+
+    def _role_facts(self, role: str) -> bool:
+        rows = self._control.run(query("role_is_usable"), [role]).rows
+        login = self._control.value("SELECT session_user::text")
+        if not rows:
+            raise UsageError(f'the role "{role}" does not exist', hint="check `role` of this environment")
+        superuser, member, inherits = rows[0]
+        if not member or not inherits:
+            raise Refused(
+                "role", f'"{login}" may not act as "{role}"' + (" with its rights" if member else ""),
+                hint=f"let an administrator run: GRANT {quoted(role)} TO {quoted(login)}"
+                + (" WITH INHERIT TRUE" if member else ""),
+            )
+        return bool(superuser)
+
+    def _free_bytes(self) -> int | None:
+        """Free bytes on the data directory's disk, where the server is on this machine and lets us see where."""
+        try:
+            folder = self._control.run(
+                "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'data_directory' "
+                "AND pg_catalog.pg_has_role(session_user, 'pg_read_all_settings', 'MEMBER')"
+            ).rows
+            if not folder:
+                return None
+            disk = os.statvfs(folder[0][0])
+        except OSError:
+            return None
+        return disk.f_bavail * disk.f_frsize
+
+    def lease(self, change: str, operator: str) -> None:
+        """See the protocol. An advisory lock of the control session: it ends with the process, however that ends."""
+        if self._control.value(f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_CLASS}, {LEASE})"):
+            name = f"backout: {change} by {operator}"
+            self._control.run(f"SET application_name = {literal(name[:60])}")
+            return
+        rows = self._control.run(
+            "SELECT a.pid, a.application_name, a.backend_start FROM pg_catalog.pg_locks l "
+            "JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid WHERE l.locktype = 'advisory' AND l.granted "
+            f"AND l.classid = {LOCK_CLASS} AND l.objid = {LEASE}"
+        ).rows
+        holder = f": backend {rows[0][0]} ({rows[0][1]}), since {rows[0][2]:%Y-%m-%d %H:%M:%S %Z}" if rows else ""
+        raise Busy(
+            f"another run holds this database{holder}", state="untouched", hint="wait until it has ended; see `backout log`"
+        )
+
+    def table(self, name: TableName, identifier: str | None = None) -> Table | None:
+        """See the protocol."""
+        found = catalogue.table_by_oid(self._control, identifier) if identifier else None
+        if found is None:
+            oid = catalogue.oid_by_name(self._control, name.schema, name.name)
+            found = catalogue.table_by_oid(self._control, oid) if oid else None
+        return found
+
+    def undo_obstacle(self, tables: Sequence[Table]) -> str | None:
+        """See the protocol."""
+        if undo_way(self._control, [table.identifier for table in tables]) is not None:
+            return None
+        triggers = sorted({trigger for table in tables for trigger in table.triggers})
+        login = self._control.value("SELECT session_user::text")
+        return (
+            f"trigger {comma(quoted(name) for name in triggers)} would fire, and {quoted(login)} may not keep it out "
+            f"(it needs GRANT SET ON PARAMETER session_replication_role TO {quoted(login)}, or to own the table)"
+        )
+
+    def table_facts(self, schema: str | None, name: str) -> TableFacts | None:
+        """See the protocol. Asked under the environment's role's search_path."""
+        oid = catalogue.oid_by_name(self._control, schema, name)
+        table = catalogue.table_by_oid(self._control, oid) if oid else None
+        if oid is None or table is None:
+            return None
+        rows, size, kind, secured, forced, readable = self._control.one(query("size_facts"), [oid])
+        keys = catalogue.foreign_keys(self._control, [oid])
+        cascades = tuple(sorted({str(fk.child) for fk in keys if fk.parent_oid == oid and fk.acts}))
+        notes = []
+        if not table.key and kind in {"r", "p"}:
+            notes.append("no key identifies its rows: they are put back as whole rows, under a short lock")
+        if kind == "f":
+            notes.append("it is a foreign table: writes to it are refused before COMMIT")
+        if secured:
+            notes.append("row-level security is on" + (", for its owner too" if forced else ""))
+        if not readable:
+            notes.append("this role may not SELECT it: capture would fail")
+        return TableFacts(table, rows, size, cascades, self.undo_obstacle([table]), tuple(notes))
+
+    def transaction(
+        self, known_tables: Sequence[tuple[str | None, str]], *, snapshot: bool = False
+    ) -> PostgresTransaction:
+        """See the protocol."""
+        main, aux = Session(self.settings.url, "run"), Session(self.settings.url, "before-images")
+        self._others += [main, aux]
+        transaction = PostgresTransaction(self.settings, self.journal, main, aux, snapshot=snapshot)
+        try:
+            transaction.begin(known_tables)
+        except BaseException:
+            transaction.rollback()
+            raise
+        return transaction
+
+    def query(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Answer:
+        """See the protocol: a read-only transaction under the environment's role."""
+        assert not isinstance(parameters, Mapping)
+        self._control.run("BEGIN READ ONLY")
+        try:
+            if self.settings.role:
+                self._control.run(f"SET LOCAL ROLE {quoted(self.settings.role)}")
+            return self._control.run(statement, parameters, doing="ask the query")
+        finally:
+            self._control.run("ROLLBACK")
+
+    def close(self) -> None:
+        """Ends the sessions; what was open is rolled back by the server."""
+        for session in (*self._others, self._control):
+            session.close()

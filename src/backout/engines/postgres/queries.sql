@@ -1,0 +1,181 @@
+-- The queries of the PostgreSQL engine. Parameters are $1, $2 …; every name is qualified, since search_path may be set
+-- to anything by the change.
+
+-- name: facts
+SELECT current_setting('server_version'), current_setting('server_version_num')::int, current_database(),
+       session_user::text, pg_catalog.pg_is_in_recovery(),
+       (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = session_user),
+       (SELECT c.system_identifier::text FROM pg_catalog.pg_control_system() c)
+         || '/' || (SELECT d.oid::text FROM pg_catalog.pg_database d WHERE d.datname = current_database()),
+       current_setting('default_transaction_read_only')::boolean, current_setting('track_counts')::boolean,
+       pg_catalog.inet_server_addr() IS NULL OR pg_catalog.inet_server_addr() << inet '127.0.0.0/8'
+         OR pg_catalog.inet_server_addr() = inet '::1'
+
+-- name: role_is_usable
+-- Does the role exist, may the login role become it, does it inherit its rights, is it a superuser?
+SELECT r.rolsuper, pg_catalog.pg_has_role(session_user, r.oid, 'MEMBER'),
+       pg_catalog.pg_has_role(session_user, r.oid, 'USAGE')
+  FROM pg_catalog.pg_roles r WHERE r.rolname = $1
+
+-- name: begin_facts
+-- xid8 of the transaction, the next multixact (a mark: ours come after it), and the settings a proof relies on.
+SELECT pg_catalog.pg_current_xact_id()::text::bigint,
+       pg_catalog.mxid_age('1'::xid)::bigint + 1,
+       current_setting('track_counts')::boolean, current_setting('session_replication_role')
+
+-- name: counts
+-- The server's own count of row writes in this transaction (manual 28.2.2, pg_stat_xact_all_tables), of every relation
+-- but TOAST and this session's temporary tables. Earlier transactions of the session may still be in it: use as a delta.
+SELECT s.relid::text, n.nspname, c.relname, c.relkind::text, s.n_tup_ins, s.n_tup_upd, s.n_tup_del
+  FROM pg_catalog.pg_stat_xact_all_tables s
+  JOIN pg_catalog.pg_class c ON c.oid = s.relid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE s.n_tup_ins + s.n_tup_upd + s.n_tup_del > 0 AND c.relpersistence <> 't' AND c.relkind <> 't'
+
+-- name: sequences
+-- Every permanent sequence that this role may read, with its position. CASE, since the server is free to ask the functions
+-- of relations that are no sequences first, and they raise then. `last_value` is null before the first nextval.
+SELECT c.oid::text, n.nspname || '.' || c.relname,
+       CASE WHEN c.relkind = 'S' THEN pg_catalog.pg_sequence_last_value(c.oid) END
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname <> 'backout'
+   AND CASE WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'USAGE, SELECT') END
+
+-- name: locks
+-- What this backend holds on permanent relations outside of the system catalogues.
+SELECT c.oid::text, n.nspname, c.relname, c.relkind::text, l.mode
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_class c ON c.oid = l.relation
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.granted
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+   AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'pg_toast', 'information_schema')
+ ORDER BY 2, 3, 5
+
+-- name: table
+-- One table: columns (a type outside of pg_catalog is kept as text, so that DROP TYPE hurts no rescue table), the key
+-- (primary key, else the smallest unique index over NOT NULL columns that is complete, plain, valid and immediate), and
+-- the application's enabled triggers.
+SELECT n.nspname, c.relname, c.oid::text, c.relkind::text, c.relispartition,
+       (SELECT jsonb_agg(jsonb_build_object(
+                 'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, a.atttypmod), 'position', a.attnum,
+                 'generated', a.attgenerated <> '', 'identity_always', a.attidentity = 'a',
+                 'stored_as_text', tn.nspname <> 'pg_catalog') ORDER BY a.attnum)
+          FROM pg_catalog.pg_attribute a
+          JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+          JOIN pg_catalog.pg_type e ON e.oid = CASE WHEN t.typelem <> 0 AND t.typlen = -1 THEN t.typelem ELSE t.oid END
+          JOIN pg_catalog.pg_namespace tn ON tn.oid = e.typnamespace
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+       (SELECT array_agg(a.attname::text ORDER BY k.place)
+          FROM (SELECT i.* FROM pg_catalog.pg_index i
+                 WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+                   AND i.indpred IS NULL AND i.indexprs IS NULL
+                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                                    WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
+                                      AND NOT a.attnotnull)
+                 ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1) i,
+               LATERAL unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k(attnum, place)
+          JOIN pg_catalog.pg_attribute a ON a.attnum = k.attnum
+         WHERE a.attrelid = c.oid),
+       (SELECT array_agg(g.tgname::text ORDER BY g.tgname) FROM pg_catalog.pg_trigger g
+         WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D')
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = $1::oid
+
+-- name: relation_named
+-- The oid that a name in a statement means under the present search_path; null where there is none.
+SELECT pg_catalog.to_regclass($1)::oid::text
+
+-- name: narrowing
+-- May rows of this table have changed in columns that no SET list names? Row-level BEFORE triggers (tgtype bits 1 and 2)
+-- and rules can do that; children and partitions share a command tag.
+SELECT c.relkind = 'r' AND NOT c.relispartition AND NOT c.relhassubclass
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                    WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 3 = 3)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid)
+  FROM pg_catalog.pg_class c WHERE c.oid = $1::oid
+
+-- name: foreign_keys
+-- Foreign keys in which any of the tables ($1) is on either side; one row a constraint.
+SELECT f.oid::text, f.conname, f.conrelid::text, cn.nspname, cc.relname, f.confrelid::text, pn.nspname, pc.relname,
+       (SELECT array_agg(a.attname::text ORDER BY k.o) FROM unnest(f.conkey) WITH ORDINALITY k(n, o)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.n),
+       (SELECT array_agg(a.attname::text ORDER BY k.o) FROM unnest(f.confkey) WITH ORDINALITY k(n, o)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.n),
+       f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd')
+  FROM pg_catalog.pg_constraint f
+  JOIN pg_catalog.pg_class cc ON cc.oid = f.conrelid JOIN pg_catalog.pg_namespace cn ON cn.oid = cc.relnamespace
+  JOIN pg_catalog.pg_class pc ON pc.oid = f.confrelid JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
+ WHERE f.contype = 'f' AND (f.conrelid = ANY ($1::oid[]) OR f.confrelid = ANY ($1::oid[]))
+ ORDER BY cn.nspname, cc.relname, f.conname
+
+-- name: may_set_replica_role
+-- Superusers, and from PostgreSQL 15 whoever was given GRANT SET ON PARAMETER (manual: GRANT, "SET ON PARAMETER").
+SELECT (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = session_user)
+    OR pg_catalog.has_parameter_privilege(session_user, 'session_replication_role', 'SET')
+
+-- name: user_triggers
+-- The application's enabled triggers on the tables, and whether the login role owns the table (may disable them).
+SELECT c.oid::text, g.tgname, g.tgenabled::text, pg_catalog.pg_has_role(session_user, c.relowner, 'USAGE')
+  FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid
+ WHERE g.tgrelid = ANY ($1::oid[]) AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+ ORDER BY 1, 2
+
+-- name: catalogue_rows_of_ours
+-- Rows in the catalogues that this transaction wrote, other than those of its temporary objects: DDL hidden in a
+-- function. `{ours:c}` stands for the test of c.xmin (see `images.ours`). $1: tables whose own trigger and class rows are expected.
+SELECT what FROM (
+    SELECT 'relation ' || c.relname AS what FROM pg_catalog.pg_class c
+     WHERE c.relpersistence <> 't' AND c.relnamespace <> pg_catalog.pg_my_temp_schema()
+       AND {ours:c} AND NOT c.oid = ANY ($1::oid[])
+       AND NOT (c.relkind IN ('t', 'i') AND c.relnamespace = 'pg_toast'::regnamespace)
+    UNION ALL
+    SELECT 'column ' || a.attname FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+     WHERE c.relpersistence <> 't' AND {ours:a}
+       AND c.relnamespace <> 'pg_toast'::regnamespace
+    UNION ALL
+    SELECT 'constraint ' || f.conname FROM pg_catalog.pg_constraint f
+      LEFT JOIN pg_catalog.pg_class c ON c.oid = f.conrelid
+     WHERE coalesce(c.relpersistence, 'p') <> 't' AND {ours:f}
+    UNION ALL
+    SELECT 'trigger ' || g.tgname FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid
+     WHERE c.relpersistence <> 't' AND {ours:g} AND NOT c.oid = ANY ($1::oid[])
+    UNION ALL
+    SELECT 'type ' || t.typname FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+     WHERE {ours:t} AND t.typnamespace <> pg_catalog.pg_my_temp_schema()
+    UNION ALL
+    SELECT 'function ' || p.proname FROM pg_catalog.pg_proc p
+     WHERE {ours:p} AND p.pronamespace <> pg_catalog.pg_my_temp_schema()
+    UNION ALL
+    SELECT 'schema ' || n.nspname FROM pg_catalog.pg_namespace n
+     WHERE {ours:n} AND n.nspname !~ '^pg_(toast_)?temp_[0-9]+$'
+) AS ours ORDER BY 1 LIMIT 20
+
+-- name: lockable
+-- The quoted name of a table or partitioned table, for LOCK TABLE; no row for views, sequences and the like.
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = pg_catalog.to_regclass($1) AND c.relkind IN ('r', 'p')
+   AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+
+-- name: size_facts
+-- What `check --on` tells of a table: the planner's estimate of rows (-1: never analysed), bytes with indexes, children.
+SELECT nullif(c.reltuples, -1)::bigint, pg_catalog.pg_total_relation_size(c.oid), c.relkind::text,
+       c.relrowsecurity, c.relforcerowsecurity, pg_catalog.has_table_privilege(c.oid, 'SELECT')
+  FROM pg_catalog.pg_class c WHERE c.oid = $1::oid
+
+-- name: rescue_bytes
+-- The bytes of a run's rescue tables, TOAST included. $1: names in the rescue schema $2.
+SELECT coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)), 0)::bigint
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = $2 AND c.relname = ANY ($1)
+
+-- name: lock_holders
+-- Who holds locks on a table that conflict with a writer, or is queued for one; for the message of a lock timeout.
+SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), a.usename::text, coalesce(a.state, '?'),
+       extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint, l.granted, l.mode
+  FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype IN ('relation', 'transactionid', 'tuple') AND l.pid <> ALL ($1::int[])
+   AND a.datname = current_database() AND a.state LIKE '%transaction%'
+   AND l.mode IN ('RowExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+ ORDER BY l.granted DESC, a.xact_start LIMIT 1

@@ -1,0 +1,70 @@
+"""Rows before and after, for people to look at: a few, in the order of the key, every value as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backout.engines.postgres.images import columns_named
+from backout.engines.postgres.names import comma, qualified, quoted
+from backout.engines.postgres.session import Session
+from backout.engines.values import CapturedTable, Column, RowChange, TableName
+
+_Row = dict[str, str | None]
+
+
+def sample_rows(
+    before_session: Session, after_session: Session, schema: str, captured: CapturedTable, limit: int
+) -> Sequence[RowChange]:
+    """Up to `limit` rows. While the run is open only aux sees its pre-images, and only main its post-images."""
+    table, key = captured.table, captured.table.key
+    all_columns = table.restorable
+    after_kept = columns_named(table, (*key, *captured.after_columns)) if key else all_columns
+    before = _rows(before_session, schema, captured.before_rescue, all_columns, key, limit)
+    if not key:
+        after = _rows(after_session, schema, captured.after_rescue, after_kept, key, limit)
+        return [RowChange(table.name, row, None) for _, row in before] + [
+            RowChange(table.name, None, row) for _, row in after
+        ]
+    named = [identity for identity, _ in before]
+    after_of = dict(_rows(after_session, schema, captured.after_rescue, after_kept, key, limit, only=named))
+    changes = [RowChange(table.name, row, _merged(row, after_of.get(identity))) for identity, row in before]
+    if len(changes) < limit:
+        new = _rows(after_session, schema, captured.after_rescue, after_kept, key, limit, but=named)
+        for identity, row in new[: limit - len(changes)]:
+            old = dict(_rows(before_session, schema, captured.before_rescue, all_columns, key, 1, only=[identity]))
+            if identity not in old:
+                changes.append(RowChange(table.name, None, row))
+    return changes
+
+
+def _merged(before: _Row, after: Mapping[str, str | None] | None) -> _Row | None:
+    """The whole row after; columns of which no post-image is kept did not change."""
+    return None if after is None else {**before, **after}
+
+
+def _rows(
+    session: Session,
+    schema: str,
+    rescue: str | None,
+    columns: Sequence[Column],
+    key: Sequence[str],
+    limit: int,
+    *,
+    only: Sequence[str] | None = None,
+    but: Sequence[str] | None = None,
+) -> list[tuple[str, _Row]]:
+    """(key as text, row) of a rescue table, in the order of the key."""
+    if rescue is None or (only is not None and not only):
+        return []
+    identity = f"ROW({comma(f'r.{quoted(name)}' for name in key)})::text" if key else "''"
+    cells = comma(f"r.{quoted(column.name)}::text" for column in columns)
+    text = f"SELECT {identity}, {cells} FROM {qualified(TableName(schema, rescue))} r"
+    parameters: list[Any] = []
+    if only is not None or but is not None:
+        parameters = [list(only if only is not None else but or ())]
+        text += f" WHERE {identity} {'=' if only is not None else '<>'} {'ANY' if only is not None else 'ALL'} ($1)"
+    order = comma(f"r.{quoted(name)}" for name in key)
+    text += (f" ORDER BY {order}" if order else "") + f" LIMIT {int(limit)}"
+    names = [column.name for column in columns]
+    return [(row[0], dict(zip(names, row[1:], strict=True))) for row in session.run(text, parameters).rows]

@@ -1,0 +1,122 @@
+"""One connection to the server, said in SQL.
+
+A session is in autocommit: BEGIN, COMMIT and ROLLBACK are written out by the transaction that owns it, so that nothing
+begins or ends by itself. Not for: deciding anything. Invariant: no psycopg error leaves this file untranslated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import RawCursor, pq
+
+from backout.engines.postgres.errors import connection_failed, translated
+from backout.errors import Interrupted
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one statement; implements `engines.protocol.Result`."""
+
+    affected: int
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[Any, ...]]
+
+
+#: Text in and out is exact and does not depend on the role's or the server's settings.
+#: Sources: manual 20.11.2 (DateStyle, IntervalStyle, extra_float_digits), 8.5, 4.1.2.1.
+EXACT_TEXT = {
+    "DateStyle": "ISO,YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "client_encoding": "UTF8",
+    "standard_conforming_strings": "on",
+}
+
+
+class Session:
+    """A connection. `purpose` shows in pg_stat_activity, so that others can see who holds a lock."""
+
+    def __init__(self, url: str, purpose: str) -> None:
+        try:
+            self.connection = psycopg.connect(
+                url, autocommit=True, application_name=f"backout: {purpose}", cursor_factory=RawCursor,
+                prepare_threshold=None,
+            )
+        except psycopg.Error as error:
+            raise connection_failed(error, shown(url)) from None
+        self.connection.add_notice_handler(lambda _: None)
+        self.pid = self.connection.info.backend_pid
+        settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in EXACT_TEXT.items())
+        self.run(f"SELECT {settings}")
+
+    def run(
+        self, text: str, parameters: Sequence[Any] = (), *, doing: str = "ask the server", state: str = "rolled back"
+    ) -> Answer:
+        """Execute one statement with `$1`-style parameters; all rows are fetched."""
+        try:
+            cursor = self.connection.execute(_query(text), parameters or None)
+            columns = tuple(column.name for column in cursor.description or ())
+            rows = cursor.fetchall() if columns else []
+            return Answer(max(cursor.rowcount, 0), columns, rows)
+        except psycopg.Error as error:
+            raise translated(error, doing, state=state) from None
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted while trying to {doing}", state=state) from None
+
+    def one(self, text: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """The only row of a query."""
+        (row,) = self.run(text, parameters).rows
+        return row
+
+    def value(self, text: str, parameters: Sequence[Any] = ()) -> Any:
+        """The only value of a query."""
+        return self.one(text, parameters)[0]
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, failed or not, as the protocol's ReadyForQuery says."""
+        return self.connection.info.transaction_status in {
+            pq.TransactionStatus.INTRANS,
+            pq.TransactionStatus.INERROR,
+        }
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone."""
+        return self.connection.closed or self.connection.info.status != pq.ConnStatus.OK
+
+    def close(self) -> None:
+        """End the session; an open transaction is rolled back by the server."""
+        self.connection.close()
+
+
+def pipe(source: Session, copy_out: str, target: Session, copy_in: str) -> None:
+    """Send a COPY of one session into a COPY of the other, block by block, at constant memory."""
+    try:
+        with (
+            source.connection.cursor().copy(_query(copy_out)) as outgoing,
+            target.connection.cursor().copy(_query(copy_in)) as incoming,
+        ):
+            for block in outgoing:
+                incoming.write(block)
+    except psycopg.Error as error:
+        raise translated(error, "compare what the two sessions see") from None
+
+
+def shown(url: str) -> str:
+    """The address without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return url.replace(f":{parts.password}@", ":***@", 1)
+
+
+def _query(text: str) -> bytes:
+    # psycopg's Query asks for a LiteralString to catch injection; ours is built by `names.py` or written by the user.
+    return text.encode()

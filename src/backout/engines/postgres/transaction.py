@@ -1,0 +1,327 @@
+"""The supervised transaction on PostgreSQL: the run's session, and beside it the one that still sees the past.
+
+`main` runs the change under the environment's role; `aux` is always the login role. Both belong to the transaction
+and end with it. Before the first write aux takes ACCESS SHARE on the tables that the change names: an ALTER TABLE of a
+third session, queued behind the run's lock, could otherwise block aux for ever, unseen by the server's deadlock
+detector, since the run waits for aux outside of the server. Tables that only a cascade or a trigger reaches are read
+under `lock_timeout`, whose expiry rolls the run back.
+
+Invariant: aux commits the pre-images before main can commit, so that no change is ever committed without its rescue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import psycopg
+
+from backout.engines.postgres import catalogue, tripwires
+from backout.engines.postgres.capture import Marks, Place, capture_table
+from backout.engines.postgres.errors import primary_message, translated
+from backout.engines.postgres.journal import PostgresJournal, rescue_name, write_end
+from backout.engines.postgres.names import comma, quoted
+from backout.engines.postgres.queries import query
+from backout.engines.postgres.samples import sample_rows
+from backout.engines.postgres.script import ScriptConnection
+from backout.engines.postgres.session import Answer, Session
+from backout.engines.postgres.undo import Reverted, revert
+from backout.engines.values import (
+    Capture,
+    CapturedTable,
+    Counts,
+    Lock,
+    Resolution,
+    RowChange,
+    RunState,
+    Settings,
+    Table,
+    TableName,
+    UndoOutcome,
+    UndoPlan,
+    UpdateHint,
+)
+from backout.errors import BackoutError, Busy, DatabaseFailed, OutcomeUnknown, Refused
+
+_BUSY_HINT = "wait for that session, end it, or raise `lock_timeout` for this environment"
+
+
+class PostgresTransaction:
+    """See `engines.protocol.Transaction`."""
+
+    def __init__(
+        self, settings: Settings, journal: PostgresJournal, main: Session, aux: Session, *, snapshot: bool
+    ) -> None:
+        self._settings, self._journal, self._main, self._aux = settings, journal, main, aux
+        self._snapshot = snapshot
+        self._captures = 0
+        self._captured: tuple[CapturedTable, ...] = ()
+        self._reverted: Reverted | None = None
+        self._switched: frozenset[str] = frozenset()  # oids of the tables whose triggers the undo switches
+
+    def begin(self, known: Sequence[tuple[str | None, str]]) -> None:
+        """Open both sessions' transactions; raises Busy or Refused with nothing written."""
+        self._begin_aux(known)
+        main = self._main
+        isolation = "REPEATABLE READ" if self._snapshot else "READ COMMITTED"
+        main.run(f"BEGIN ISOLATION LEVEL {isolation} READ WRITE", doing="begin the transaction", state="untouched")
+        self._limit(main)
+        xid, multixact, track_counts, self._replication_role = main.one(query("begin_facts"))
+        self.xid: int = xid
+        self._marks = Marks(xid, multixact, self._snapshot)
+        _refuse_blind(track_counts=track_counts, replication_role=self._replication_role)
+        self._counts = tripwires.read_counts(main)
+        self._sequences = tripwires.read_sequences(main)
+        self._log_start = main.value("SELECT pg_catalog.pg_current_wal_insert_lsn()")
+        self._become_role()
+
+    def _begin_aux(self, known: Sequence[tuple[str | None, str]]) -> None:
+        self._aux.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", state="untouched")
+        self._limit(self._aux)
+        for schema, name in known:
+            text = quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
+            for (table,) in self._aux.run(query("lockable"), [text]).rows:
+                try:
+                    self._aux.run(f"LOCK TABLE {table} IN ACCESS SHARE MODE", doing=f"lock table {table}", state="untouched")
+                except Busy:
+                    raise self._busy(f"unable to lock table {table}", state="untouched") from None
+
+    def _limit(self, session: Session) -> None:
+        settings = self._settings
+        session.run(f"SET LOCAL lock_timeout = '{int(settings.lock_timeout_s * 1000)}ms'")
+        if settings.statement_timeout_s is not None:
+            session.run(f"SET LOCAL statement_timeout = '{int(settings.statement_timeout_s * 1000)}ms'")
+        session.run("SET LOCAL row_security = off; SET LOCAL idle_in_transaction_session_timeout = 0")
+
+    def _become_role(self) -> None:
+        if self._settings.role:
+            role = self._settings.role
+            self._main.run(f"SET LOCAL ROLE {quoted(role)}", doing=f'set the role "{role}"')
+
+    # -- the change's part ---------------------------------------------------------------------------------------------
+
+    def execute(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any]) -> Answer:
+        """See the protocol."""
+        try:
+            answer = self._main.run(statement, _positional(parameters), doing="run the statement")
+        except Busy as busy:
+            raise self._busy(busy.message, state=busy.state) from None
+        if not self._main.in_transaction:
+            raise DatabaseFailed(
+                "the statement ended the supervised transaction", state="unknown: look at the data",
+                hint="a change may not contain COMMIT or ROLLBACK, nor call what does",
+            )
+        return answer
+
+    def check(self, query_text: str, parameters: Sequence[Any] | Mapping[str, Any]) -> Answer:
+        """See the protocol. In a savepoint that is always rolled back."""
+        self._main.run("SAVEPOINT backout_check")
+        answer = self._main.run(query_text, _positional(parameters), doing="ask the assertion's query")
+        self._main.run("ROLLBACK TO SAVEPOINT backout_check; RELEASE SAVEPOINT backout_check")
+        return answer
+
+    def script(self, guard: Callable[[str], None]) -> ScriptConnection:
+        """See the protocol."""
+        return ScriptConnection(self._main, guard)
+
+    def _busy(self, message: str, *, state: str) -> Busy:
+        """A lock timeout, with who is in the way as far as can be seen; asked of aux or of the journal's session."""
+        holder = self._journal.lock_holder([self._main.pid, self._aux.pid])
+        if holder is None:
+            return Busy(message, state=state, hint=_BUSY_HINT)
+        return Busy(f"{message}: {holder}", state=state, hint=_BUSY_HINT)
+
+    # -- capture -------------------------------------------------------------------------------------------------------
+
+    def capture(self, run: int, hints: Sequence[UpdateHint], *, keep: bool) -> Capture:
+        """See the protocol."""
+        main = self._main
+        self._journal.note_transaction(run, self.xid)
+        narrowed = self._narrowed(hints)  # names mean what they mean under the change's own search_path
+        main.run("SET CONSTRAINTS ALL IMMEDIATE", doing="check the deferred constraints")
+        main.run("SET LOCAL ROLE NONE")
+        main.run("SET LOCAL search_path = pg_catalog, pg_temp")
+        main.run("; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _EXACT.items()))
+        self._limit(main)
+        again = self._captures > 0
+        self._captures += 1
+        observed = tripwires.observe(main, self.xid, self._counts, self._sequences, self._switched)
+        found = () if again else tripwires.findings(
+            observed, rescue_schema=self._settings.rescue_schema, expected_tables=self._switched,
+            replication_role=self._replication_role,
+        )
+        if found:
+            return Capture((), tripwires=found, sequences=observed.sequences)
+        if again:
+            self._aux.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+            self._limit(self._aux)
+        captured = self._capture_tables(run, observed, narrowed if not again else {})
+        if keep:
+            self._aux.run("COMMIT", doing="make the rescue durable")
+        rescue_bytes = self._rescue_bytes(captured)
+        self._captured = captured
+        return Capture(
+            captured,
+            sequences=observed.sequences,
+            locks=tuple(Lock(str(lock.table), lock.mode) for lock in observed.locks if lock.kind in {"r", "p"}),
+            rescue_bytes=rescue_bytes,
+            log_bytes=int(main.value(
+                "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), $1::text::pg_lsn)",
+                [self._log_start],
+            )),
+        )
+
+    def _capture_tables(
+        self, run: int, observed: tripwires.Observed, narrowed: Mapping[str, tuple[int, tuple[str, ...]]]
+    ) -> tuple[CapturedTable, ...]:
+        own = {"backout", self._settings.rescue_schema, "pg_catalog", "information_schema", "pg_toast"}
+        oids = {lock.oid: lock.table for lock in observed.locks if lock.kind == "r" and lock.mode in tripwires.WRITING}
+        oids |= {oid: name for oid, (name, kind, _) in observed.counts.items() if kind == "r"}
+        captured = []
+        first = (self._captures - 1) * 100_000  # a second capture of the same run has numbers of its own
+        wanted = sorted((name, oid) for oid, name in oids.items() if name.schema not in own)
+        for place, (_, oid) in enumerate(wanted, first + 1):
+            table = catalogue.table_by_oid(self._main, oid)
+            if table is None:
+                continue
+            counted = observed.counts[oid][2] if oid in observed.counts else Counts()
+            schema = self._settings.rescue_schema
+            where = Place(
+                TableName(schema, rescue_name(run, place, "before")), TableName(schema, rescue_name(run, place, "after"))
+            )
+            narrow = _narrow(table, counted, narrowed.get(oid))
+            try:
+                one = capture_table(self._main, self._aux, table, counted, narrow, self._marks, where)
+            except Busy as busy:
+                raise self._busy(busy.message, state="rolled back") from None
+            if one is not None:
+                captured.append(one)
+        return tuple(captured)
+
+    def _narrowed(self, hints: Sequence[UpdateHint]) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """oid -> (rows in the command tags, columns in the SET lists) of tables that only plain UPDATEs named."""
+        found: dict[str, tuple[int, tuple[str, ...]]] = {}
+        for hint in hints:
+            oid = catalogue.oid_by_name(self._main, hint.schema, hint.table)
+            if oid is None or not self._main.value(query("narrowing"), [oid]):
+                continue
+            rows, columns = found.get(oid, (0, ()))
+            found[oid] = (rows + hint.rows, tuple(dict.fromkeys((*columns, *hint.columns))))
+        return found
+
+    def _rescue_bytes(self, captured: Sequence[CapturedTable]) -> int:
+        """What the rescue takes; each session is asked for the tables that it has made."""
+        schema, total = self._settings.rescue_schema, 0
+        for session, names in (
+            (self._aux, [one.before_rescue for one in captured if one.before_rescue]),
+            (self._main, [one.after_rescue for one in captured if one.after_rescue]),
+        ):
+            if names:
+                total += session.value(query("rescue_bytes"), [names, schema])
+        return total
+
+    def sample(self, captured: CapturedTable, limit: int) -> Sequence[RowChange]:
+        """See the protocol."""
+        return sample_rows(self._aux, self._main, self._settings.rescue_schema, captured, limit)
+
+    # -- undo ----------------------------------------------------------------------------------------------------------
+
+    def revert(self, plan: UndoPlan, resolution: Resolution) -> UndoOutcome:
+        """See the protocol. Written as the login role, which alone may read the rescue."""
+        self._main.run("SET LOCAL ROLE NONE")
+        if not self._captures:
+            self._main.run("; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _EXACT.items()))
+            self._main.run("SET LOCAL search_path = pg_catalog, pg_temp")
+        schema = self._settings.rescue_schema
+        outcome, self._reverted, switched = revert(self._main, plan, resolution, rescue_schema=schema)
+        self._switched = frozenset(switched)
+        return outcome
+
+    def differing(self, captured: CapturedTable) -> int:
+        """See the protocol. By whole rows as text, as multisets; aux has committed its side."""
+        schema = self._settings.rescue_schema
+        columns = captured.table.restorable
+        sides = []
+        for name in (captured.before_rescue, captured.after_rescue):
+            cells = comma(f"i.{quoted(column.name)}" for column in columns)
+            source = f"FROM {quoted(schema)}.{quoted(name)} i" if name else "WHERE false"
+            sides.append(f"SELECT ROW({cells})::text {source}" if name else "SELECT NULL::text WHERE false")
+        before, after = sides
+        return int(self._main.value(
+            f"SELECT count(*) FROM (({before} EXCEPT ALL {after}) UNION ALL ({after} EXCEPT ALL {before})) d"
+        ))
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def record(self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]) -> None:
+        """See the protocol."""
+        self._main.run("SET LOCAL ROLE NONE")
+        write_end(self._main, run, state, tables, report)
+        if self._reverted is not None:
+            self._journal.write_undone(self._main, self._reverted, run)
+
+    def commit(self) -> None:
+        """See the protocol. Only a lost connection leaves the outcome open: an error answer means rolled back."""
+        try:
+            self._main.connection.execute(b"COMMIT")
+        except psycopg.Error as error:
+            if not self._main.lost and error.sqlstate is not None and not error.sqlstate.startswith("57P"):
+                raise translated(error, "commit") from None
+            raise OutcomeUnknown(
+                f"the connection was lost while COMMIT was on its way: {primary_message(error)}",
+                state="unknown until the journal is asked", hint="run `backout log --on ENV`: it asks, and settles the run",
+            ) from None
+
+    def rollback(self) -> None:
+        """See the protocol."""
+        for session in (self._main, self._aux):
+            try:
+                if not session.lost and session.in_transaction:
+                    session.run("ROLLBACK")
+            except BackoutError:
+                session.close()  # a session that cannot roll back ends, and the server rolls it back
+
+
+#: See `session.EXACT_TEXT`; set again, since the change may have set them otherwise.
+_EXACT = {
+    "DateStyle": "ISO,YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "row_security": "off",
+    "TimeZone": "UTC",
+}
+
+
+def _refuse_blind(*, track_counts: bool, replication_role: str) -> None:
+    if not track_counts:
+        raise Refused(
+            "proof", "`track_counts` is off for this session: nothing that is written could be proven complete",
+            hint="set `track_counts = on` (it is the default) for this server, database and role",
+        )
+    if replication_role != "origin":
+        raise Refused(
+            "proof", f"`session_replication_role` is {replication_role!r}: triggers and foreign keys would not fire",
+            hint="unset it for the login role and the database",
+        )
+
+
+def _narrow(
+    table: Table, counted: Counts, hinted: tuple[int, tuple[str, ...]] | None
+) -> tuple[str, ...] | None:
+    """The only columns that can have changed; None where that is not proven.
+
+    Proof: every counted write of the table is a row in the command tag of a plain UPDATE with a known SET list, and
+    nothing (see the query `narrowing`) can have changed another column of such a row.
+    """
+    if hinted is None or not table.key:
+        return None
+    rows, columns = hinted
+    only_these = counted == Counts(updated=rows) and not set(columns) & set(table.key)
+    return columns if only_these else None
+
+
+def _positional(parameters: Sequence[Any] | Mapping[str, Any]) -> Sequence[Any]:
+    if isinstance(parameters, Mapping):
+        raise TypeError("PostgreSQL statements take parameters by position")
+    return parameters

@@ -1,0 +1,589 @@
+"""The SQL of an undo, for one table: text from values, no session.
+
+`p` is the pre-image, `q` the post-image, `t` the table as it is now. A row in both images was updated, one only in `p`
+deleted, one only in `q` inserted by the run. Every statement compares and writes in one go, so that under READ
+COMMITTED the server itself checks the comparison again on a row that somebody changed in between (manual 13.2.1).
+
+A row that is not as the run left it is a *conflict* and is left alone, unless it is forced. Conflicts live in a
+temporary table while the undo decides: `pg_temp.backout_conflict (place, identity, kind, columns, forced)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from backout.engines.postgres.images import image, restored
+from backout.engines.postgres.names import comma, literal, qualified, quoted
+from backout.engines.values import Column, ConflictKind, TableName, UndoTable
+
+CONFLICT_TABLE = "pg_temp.backout_conflict"
+
+#: Key types whose equality is identity; a key of another type is written back as well.
+#: Source: manual 8.1 to 8.20; numeric (1.0 = 1.00), floats (-0.0 = 0.0), bpchar and citext are not among them.
+_PLAIN_KEYS = {"smallint", "integer", "bigint", "uuid", "boolean", "date", "oid"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One column that can be put back: as captured, and under its name of now."""
+
+    captured: Column
+    now: Column
+
+
+@dataclass(frozen=True)
+class KeyedTable:
+    """The statements that put back one table whose rows have a key."""
+
+    undo: UndoTable
+    place: int
+    rescue_schema: str
+
+    # -- what the columns are ------------------------------------------------------------------------------------------
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every column that is in the pre-image and can be written now."""
+        now = {column.name: column for column in self.undo.table.restorable}
+        return [
+            Pair(column, now[self.undo.columns[column.name]])
+            for column in self.undo.captured.table.restorable
+            if self.undo.columns.get(column.name) in now
+        ]
+
+    @property
+    def key(self) -> list[Pair]:
+        """The key's columns."""
+        wanted = self.undo.captured.table.key
+        return [pair for pair in self.pairs if pair.captured.name in wanted]
+
+    @property
+    def touched(self) -> list[Pair]:
+        """Columns that the run may have changed: those of the post-image, without the key."""
+        key = self.undo.captured.table.key
+        return [p for p in self.pairs if p.captured.name in self.undo.captured.after_columns and p.captured.name not in key]
+
+    @property
+    def compared(self) -> list[Pair]:
+        """Touched columns in which a difference is a conflict: all but the bookkeeping ones."""
+        return [pair for pair in self.touched if pair.now.name not in self.undo.bookkeeping]
+
+    # -- the sources ---------------------------------------------------------------------------------------------------
+
+    def _images(self, side: str | None, alias: str) -> str:
+        if side is None:  # no such image was kept: no rows, with the columns that the joins need
+            names = comma(f"NULL::{_stored_type(p.captured)} AS {quoted(p.captured.name)}" for p in self.pairs)
+            return f"(SELECT {names} WHERE false) {alias}"
+        name = qualified(TableName(self.rescue_schema, side))
+        left = self.undo.captured.left_rescue
+        if left is None:
+            return f"{name} {alias}"
+        keys = comma(f"i.{quoted(name)}" for name in self.undo.captured.table.key)
+        left_name = qualified(TableName(self.rescue_schema, left))
+        return f"(SELECT i.* FROM {name} i WHERE ROW({keys})::text IN (SELECT l.identity FROM {left_name} l)) {alias}"
+
+    @property
+    def before(self) -> str:
+        """The pre-images that are still to be restored."""
+        return self._images(self.undo.captured.before_rescue, "p")
+
+    @property
+    def after(self) -> str:
+        """The post-images that are still to be undone."""
+        return self._images(self.undo.captured.after_rescue, "q")
+
+    @property
+    def has_before(self) -> bool:
+        """Whether there is any pre-image."""
+        return self.undo.captured.before_rescue is not None
+
+    @property
+    def has_after(self) -> bool:
+        """Whether there is any post-image."""
+        return self.undo.captured.after_rescue is not None
+
+    @property
+    def target(self) -> str:
+        """The table itself, without its children: each child was captured by itself."""
+        return f"ONLY {qualified(self.undo.table.name)}"
+
+    # -- the conditions ------------------------------------------------------------------------------------------------
+
+    def identity(self, alias: str) -> str:
+        """The key as one text, from an image."""
+        return f"ROW({comma(f'{alias}.{quoted(pair.captured.name)}' for pair in self.key)})::text"
+
+    @property
+    def same_key(self) -> str:
+        """Pre- and post-image of the same row."""
+        return " AND ".join(f"q.{quoted(p.captured.name)} = p.{quoted(p.captured.name)}" for p in self.key)
+
+    def made_by_run(self, alias: str) -> str:
+        """Is `alias` a row that the run made or changed, and that the undo will put back?"""
+        keys = " AND ".join(
+            f"{alias}.{quoted(p.now.name)} = {restored(p.captured, 'q', p.captured.name)}" for p in self.key
+        )
+        if not self.has_after:
+            return "false"
+        return f"EXISTS (SELECT FROM {self.after} WHERE {keys} AND {self._not_in_conflict('q')})"
+
+    def now_is(self, alias: str) -> str:
+        """The row of now that has the key of an image."""
+        return " AND ".join(
+            f"t.{quoted(p.now.name)} = {restored(p.captured, alias, p.captured.name)}" for p in self.key
+        )
+
+    def _now(self, pair: Pair) -> str:
+        text = f"t.{quoted(pair.now.name)}"
+        return f"{text}::text" if pair.captured.stored_as_text else text
+
+    def _no_image(self, alias: str) -> str:
+        """No row of the other image joined (key columns are never null in an image)."""
+        return f"{alias}.{quoted(self.key[0].captured.name)} IS NULL"
+
+    def differs(self, pair: Pair, one: str, other: str) -> str:
+        """Do two of p, q, t differ in the column, byte by byte?"""
+        sides = {
+            "p": f"p.{quoted(pair.captured.name)}", "q": f"q.{quoted(pair.captured.name)}", "t": self._now(pair),
+        }
+        return f"{image([sides[one]])} *<> {image([sides[other]])}"
+
+    def unchanged(self, pairs: Iterable[Pair]) -> str:
+        """Is the row now, in these columns, what the run left?"""
+        pairs = list(pairs)
+        if not pairs:
+            return "true"
+        now = image(self._now(pair) for pair in pairs)
+        return f"{now} *= {image(f'q.{quoted(pair.captured.name)}' for pair in pairs)}"
+
+    def _not_in_conflict(self, alias: str) -> str:
+        return (
+            f"NOT EXISTS (SELECT FROM {CONFLICT_TABLE} x WHERE x.place = {self.place} AND NOT x.forced "
+            f"AND x.identity = {self.identity(alias)})"
+        )
+
+    def _forced(self, alias: str) -> str:
+        return (
+            f"EXISTS (SELECT FROM {CONFLICT_TABLE} x WHERE x.place = {self.place} AND x.forced "
+            f"AND x.identity = {self.identity(alias)})"
+        )
+
+    # -- the writes ----------------------------------------------------------------------------------------------------
+
+    def delete(self, *, merging: bool) -> str | None:
+        """Delete what the run inserted, where nobody has changed it since."""
+        if not self.has_after:
+            return None
+        ok = self.unchanged(self.compared)
+        if merging:
+            ok = f"({ok} OR {self._forced('q')}) AND {self._not_in_conflict('q')}"
+        return (
+            f"DELETE FROM {self.target} AS t USING {self.after} LEFT JOIN {self.before} ON {self.same_key} "
+            f"WHERE {self._no_image('p')} AND {self.now_is('q')} AND {ok}"
+        )
+
+    def update(self, *, merging: bool) -> str | None:
+        """Put back what the run updated. Without `merging`: only rows that nobody touched since, at full speed.
+
+        With it: column by column, keeping what others changed where the run did not; see the module's docstring.
+        """
+        columns = [*self._loose_key, *self.touched]
+        if not (self.has_before and self.has_after and columns):
+            return None
+        sets = comma(f"{quoted(pair.now.name)} = {self._value(pair, merging=merging)}" for pair in columns)
+        if merging:
+            clash = self._clash()
+            ok = f"(NOT ({clash}) OR {self._forced('p')}) AND {self._not_in_conflict('p')}"
+        else:
+            ok = self.unchanged(self.compared)
+        return (
+            f"UPDATE {self.target} AS t SET {sets} FROM {self.before} JOIN {self.after} ON {self.same_key} "
+            f"WHERE {self.now_is('p')} AND {ok}"
+        )
+
+    @property
+    def _loose_key(self) -> list[Pair]:
+        return [pair for pair in self.key if pair.captured.type not in _PLAIN_KEYS]
+
+    def _value(self, pair: Pair, *, merging: bool) -> str:
+        before = restored(pair.captured, "p", pair.captured.name)
+        if pair.now.name in self.undo.bookkeeping:
+            return f"CASE WHEN {self.differs(pair, 't', 'q')} THEN t.{quoted(pair.now.name)} ELSE {before} END"
+        if merging and pair.captured.name not in self.undo.captured.table.key:
+            return f"CASE WHEN {self.differs(pair, 'p', 'q')} THEN {before} ELSE t.{quoted(pair.now.name)} END"
+        return before
+
+    def _clash(self) -> str:
+        """A column that the run changed and that is now neither as the run left it nor already as before."""
+        clashes = [
+            f"({self.differs(p, 'p', 'q')} AND {self.differs(p, 't', 'q')} AND {self.differs(p, 't', 'p')})"
+            for p in self.compared
+        ]
+        return " OR ".join(clashes) or "false"
+
+    def insert(self, *, merging: bool) -> str | None:
+        """Bring back what the run deleted, where its key is free."""
+        if not self.has_before:
+            return None
+        names = comma(quoted(pair.now.name) for pair in self.pairs)
+        values = comma(restored(pair.captured, "p", pair.captured.name) for pair in self.pairs)
+        wanted = self._no_image("q")
+        if merging:  # a forced row that is gone since comes back, too
+            wanted = f"({wanted} OR {self._forced('p')}) AND {self._not_in_conflict('p')}"
+        return (
+            f"INSERT INTO {qualified(self.undo.table.name)} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} "
+            f"FROM {self.before} LEFT JOIN {self.after} ON {self.same_key} "
+            f"WHERE {wanted} AND NOT EXISTS (SELECT FROM {self.target} AS t WHERE {self.now_is('p')})"
+        )
+
+    def replace_reused(self) -> str | None:
+        """Write a deleted row over the one that has its key now; only for forced conflicts."""
+        if not self.has_before:
+            return None
+        key = self.undo.captured.table.key
+        sets = comma(
+            f"{quoted(pair.now.name)} = {restored(pair.captured, 'p', pair.captured.name)}"
+            for pair in self.pairs if pair.captured.name not in key
+        )
+        if not sets:
+            return None
+        return (
+            f"UPDATE {self.target} AS t SET {sets} FROM {self.before} LEFT JOIN {self.after} ON {self.same_key} "
+            f"WHERE {self._no_image('q')} AND {self.now_is('p')} AND {self._forced('p')}"
+        )
+
+    # -- the questions -------------------------------------------------------------------------------------------------
+
+    def expected(self) -> str:
+        """(to delete, to update, to insert): what a conflict-free undo would write."""
+        if not self.has_before:
+            return f"SELECT (SELECT count(*) FROM {self.after}), 0, 0"
+        if not self.has_after:
+            return f"SELECT 0, 0, (SELECT count(*) FROM {self.before})"
+        updates = "1" if [*self._loose_key, *self.touched] else "0"
+        return (
+            f"SELECT count(*) FILTER (WHERE {self._no_image('p')}), "
+            f"{updates} * count(*) FILTER (WHERE NOT ({self._no_image('p')}) AND NOT ({self._no_image('q')})), "
+            f"count(*) FILTER (WHERE {self._no_image('q')}) FROM {self.before} FULL JOIN {self.after} "
+            f"ON {self.same_key}"
+        )
+
+    def classify(self) -> list[str]:
+        """Statements that put every row in conflict into the conflict table."""
+        into = f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT {self.place}, "
+        no_columns = "ARRAY[]::text[]"
+        found = []
+        if self.has_before and self.has_after:
+            named = comma(
+                f"CASE WHEN {self.differs(p, 'p', 'q')} AND {self.differs(p, 't', 'q')} AND {self.differs(p, 't', 'p')} "
+                f"THEN {literal(p.now.name)} END"
+                for p in self.compared
+            )
+            columns = f"array_remove(ARRAY[{named}]::text[], NULL)" if named else no_columns
+            changed = " OR ".join(self.differs(p, "p", "q") for p in self.touched) or "false"
+            gone = f"t.{quoted(self.key[0].now.name)} IS NULL"
+            found.append(
+                f"{into}{self.identity('p')}, CASE WHEN {gone} THEN {_kind(ConflictKind.DELETED)} "
+                f"ELSE {_kind(ConflictKind.CHANGED)} END, CASE WHEN {gone} THEN {no_columns} ELSE {columns} END "
+                f"FROM {self.before} JOIN {self.after} ON {self.same_key} "
+                f"LEFT JOIN {self.target} AS t ON {self.now_is('p')} "
+                f"WHERE CASE WHEN {gone} THEN {changed} ELSE {self._clash()} END"
+            )
+        if self.has_after:
+            found.append(
+                f"{into}{self.identity('q')}, {_kind(ConflictKind.CHANGED)}, {no_columns} "
+                f"FROM {self.after} LEFT JOIN {self.before} ON {self.same_key} "
+                f"JOIN {self.target} AS t ON {self.now_is('q')} "
+                f"WHERE {self._no_image('p')} AND NOT ({self.unchanged(self.compared)})"
+            )
+        if self.has_before:
+            whole = image(self._now(pair) for pair in self.pairs)
+            old = image(f"p.{quoted(pair.captured.name)}" for pair in self.pairs)
+            found.append(
+                f"{into}{self.identity('p')}, {_kind(ConflictKind.KEY_REUSED)}, {no_columns} "
+                f"FROM {self.before} LEFT JOIN {self.after} ON {self.same_key} "
+                f"JOIN {self.target} AS t ON {self.now_is('p')} "
+                f"WHERE {self._no_image('q')} AND {whole} *<> {old}"
+            )
+        return found
+
+    def unrestored(self) -> str:
+        """How many rows outside of the conflicts are not as they should be now; 0 after a complete undo."""
+        wrong = []
+        if self.has_before and self.has_after:
+            differ = " OR ".join(
+                f"({self.differs(p, 'p', 'q')} AND {self.differs(p, 't', 'p')})" for p in self.compared
+            )
+            wrong.append(
+                f"(SELECT count(*) FROM {self.before} JOIN {self.after} ON {self.same_key} "
+                f"JOIN {self.target} AS t ON {self.now_is('p')} "
+                f"WHERE ({differ or 'false'}) AND {self._not_in_conflict('p')})"
+            )
+        if self.has_after:
+            wrong.append(
+                f"(SELECT count(*) FROM {self.after} LEFT JOIN {self.before} ON {self.same_key} "
+                f"JOIN {self.target} AS t ON {self.now_is('q')} "
+                f"WHERE {self._no_image('p')} AND {self._not_in_conflict('q')})"
+            )
+        if self.has_before:
+            wrong.append(
+                f"(SELECT count(*) FROM {self.before} LEFT JOIN {self.after} ON {self.same_key} "
+                f"LEFT JOIN {self.target} AS t ON {self.now_is('p')} WHERE {self._no_image('q')} "
+                f"AND t.{quoted(self.key[0].now.name)} IS NULL AND {self._not_in_conflict('p')})"
+            )
+        return f"SELECT {' + '.join(wrong) or '0'}"
+
+    def identities(self, operation: int) -> str | None:
+        """The rows that an operation (0 delete, 1 update, 2 insert) would write, outside of the conflicts."""
+        joined = f"{self.before} FULL JOIN {self.after} ON {self.same_key}"
+        if operation == 0:
+            return (
+                f"SELECT {self.identity('q')} FROM {joined} WHERE {self._no_image('p')} AND {self._not_in_conflict('q')}"
+            )
+        wanted = f"NOT {self._no_image('p')} AND {'NOT ' if operation == 1 else ''}{self._no_image('q')}"
+        return f"SELECT {self.identity('p')} FROM {joined} WHERE {wanted} AND {self._not_in_conflict('p')}"
+
+    def orphans(self, columns: Sequence[str], parent: TableName, referenced: Sequence[str], lock: str) -> str | None:
+        """Restored rows whose parent is gone; the parents that are there are locked against a delete."""
+        return _orphans(self, columns, parent, referenced, lock, self._orphan_filter(columns))
+
+    def _orphan_filter(self, columns: Sequence[str]) -> str:
+        moved = [self.differs(pair, "p", "q") for pair in self.touched if pair.now.name in columns]
+        changed = " OR ".join([self._no_image("q"), *moved])
+        return f"({changed}) AND {self._not_in_conflict('p')}"
+
+    def referenced_by_others(
+        self, child: TableName, columns: Sequence[str], referenced: Sequence[str], ours: str | None
+    ) -> str | None:
+        """Rows that the undo removes (or whose referenced value it changes) and that rows of a child still name."""
+        moved = [self.differs(pair, "p", "q") for pair in self.touched if pair.now.name in referenced]
+        changed = " OR ".join([self._no_image("p"), *moved])
+        return _referenced(self, child, columns, referenced, ours, f"({changed}) AND {self._not_in_conflict('q')}")
+
+    def rows_in_conflict(self, limit: int) -> str:
+        """(number, kind, columns, key…, before…, ours…, now…) of the first conflicts of this table, as text."""
+        names = [pair.captured.name for pair in self.pairs]
+        ours = [pair.captured.name for pair in self.pairs if pair in self.key or pair in self.touched]
+        cells = [f"p.{quoted(name)}::text" for name in names]
+        cells += [f"q.{quoted(name)}::text" for name in ours]
+        cells += [f"t.{quoted(pair.now.name)}::text" for pair in self.pairs]
+        identity = f"CASE WHEN {self._no_image('p')} THEN {self.identity('q')} ELSE {self.identity('p')} END"
+        now_key = " AND ".join(
+            f"t.{quoted(p.now.name)}::text = coalesce(p.{quoted(p.captured.name)}::text, q.{quoted(p.captured.name)}::text)"
+            for p in self.key
+        )
+        return (
+            f"SELECT x.number, x.kind, x.columns, x.forced, {comma(cells)} FROM {CONFLICT_TABLE} x "
+            f"JOIN ({self.before} FULL JOIN {self.after} ON {self.same_key}) ON x.identity = {identity} "
+            f"LEFT JOIN {self.target} AS t ON {now_key} "
+            f"WHERE x.place = {self.place} ORDER BY x.number LIMIT {limit}"
+        )
+
+    def save_left(self, name: str) -> str:
+        """Keep the keys of the rows that this undo leaves, for a later one."""
+        return (
+            f"CREATE TABLE {qualified(TableName(self.rescue_schema, name))} AS SELECT x.identity "
+            f"FROM {CONFLICT_TABLE} x WHERE x.place = {self.place} AND NOT x.forced"
+        )
+
+
+def _orphans(
+    table: KeyedTable | KeylessTable, columns: Sequence[str], parent: TableName, referenced: Sequence[str], lock: str,
+    which: str,
+) -> str | None:
+    """Rows of the pre-image that name a parent which is not there (MATCH SIMPLE: a null names none; manual 5.5.5)."""
+    by_now = {pair.now.name: pair for pair in table.pairs}
+    if table.undo.captured.before_rescue is None or any(name not in by_now for name in columns):
+        return None
+    values = [restored(by_now[name].captured, "p", by_now[name].captured.name) for name in columns]
+    given = " AND ".join(f"{value} IS NOT NULL" for value in values)
+    same = " AND ".join(f"r.{quoted(name)} = {value}" for name, value in zip(referenced, values, strict=True))
+    keyed = KeyedTable(table.undo, table.place, table.rescue_schema)
+    source = keyed.before
+    if isinstance(table, KeyedTable):
+        source = f"{keyed.before} LEFT JOIN {keyed.after} ON {keyed.same_key}"
+    return (
+        f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT DISTINCT {table.place}, "
+        f"{table.identity('p')}, {_kind(ConflictKind.PARENT_GONE)}, ARRAY[]::text[] FROM {source} "
+        f"WHERE {which} AND {given} AND NOT EXISTS (SELECT FROM {qualified(parent)} r WHERE {same} {lock})"
+    )
+
+
+def _referenced(
+    table: KeyedTable | KeylessTable, child: TableName, columns: Sequence[str], referenced: Sequence[str],
+    ours: str | None, which: str,
+) -> str | None:
+    """Rows of the post-image whose referenced value is gone, or about to go, and that a child row `c` names.
+
+    `ours`: a condition on `c` that is true of rows which the undo itself puts back; None: look after the writes, and
+    at values that are gone.
+    """
+    kept = {p.now.name: p for p in table.pairs if p.captured.name in (
+        *table.undo.captured.table.key, *table.undo.captured.after_columns)}
+    if table.undo.captured.after_rescue is None or any(name not in kept for name in referenced):
+        return None
+    values = [restored(kept[name].captured, "q", kept[name].captured.name) for name in referenced]
+    names_it = " AND ".join(f"c.{quoted(name)} = {value}" for name, value in zip(columns, values, strict=True))
+    keyed = KeyedTable(table.undo, table.place, table.rescue_schema)
+    source = keyed.after
+    if isinstance(table, KeyedTable):
+        source = f"{keyed.after} LEFT JOIN {keyed.before} ON {keyed.same_key}"
+    if ours is None:
+        still = " AND ".join(f"r.{quoted(name)} = {value}" for name, value in zip(referenced, values, strict=True))
+        condition = f"NOT EXISTS (SELECT FROM {qualified(table.undo.table.name)} r WHERE {still})"
+    else:
+        condition = "true"
+        names_it += f" AND NOT ({ours})"
+    return (
+        f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT DISTINCT {table.place}, "
+        f"{table.identity('q')}, {_kind(ConflictKind.REFERENCED)}, ARRAY[]::text[] FROM {source} "
+        f"WHERE {which} AND EXISTS (SELECT FROM {qualified(child)} c WHERE {names_it}) AND {condition}"
+    )
+
+
+def _stored_type(column: Column) -> str:
+    return "text" if column.stored_as_text else column.type
+
+
+def _kind(kind: ConflictKind) -> str:
+    return literal(kind.value)
+
+
+@dataclass(frozen=True)
+class KeylessTable:
+    """The statements that put back a table without a key: whole rows, as a multiset.
+
+    Rows that are the same before and after cancel out. Which post-image belongs to which pre-image is not known, so that
+    the table is put back as a whole or not at all. The caller holds SHARE ROW EXCLUSIVE on it.
+    """
+
+    undo: UndoTable
+    place: int
+    rescue_schema: str
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every column; see `KeyedTable.pairs`."""
+        return KeyedTable(self.undo, self.place, self.rescue_schema).pairs
+
+    @property
+    def target(self) -> str:
+        """The table, without its children."""
+        return f"ONLY {qualified(self.undo.table.name)}"
+
+    def _now(self) -> str:
+        cells = (
+            f"t.{quoted(p.now.name)}::text" if p.captured.stored_as_text else f"t.{quoted(p.now.name)}" for p in self.pairs
+        )
+        return f"ROW({comma(cells)})::text"
+
+    def _image(self, alias: str) -> str:
+        return f"ROW({comma(f'{alias}.{quoted(pair.captured.name)}' for pair in self.pairs)})::text"
+
+    def _rows(self, side: str | None) -> str:
+        """Whole rows of an image as text, with how many of each."""
+        if side is None:
+            return "(SELECT NULL::text AS whole, 0::bigint AS copies WHERE false)"
+        name = qualified(TableName(self.rescue_schema, side))
+        return f"(SELECT {self._image('i')} AS whole, count(*) AS copies FROM {name} i GROUP BY 1)"
+
+    def _surplus(self, side: str | None, other: str | None) -> str:
+        return (
+            f"(SELECT a.whole, a.copies - coalesce(b.copies, 0) AS copies FROM {self._rows(side)} a "
+            f"LEFT JOIN {self._rows(other)} b ON b.whole = a.whole WHERE a.copies > coalesce(b.copies, 0))"
+        )
+
+    @property
+    def _made(self) -> str:
+        return self._surplus(self.undo.captured.after_rescue, self.undo.captured.before_rescue)
+
+    @property
+    def _gone(self) -> str:
+        return self._surplus(self.undo.captured.before_rescue, self.undo.captured.after_rescue)
+
+    def expected(self) -> str:
+        """(to delete, to update, to insert)."""
+        return (
+            f"SELECT coalesce((SELECT sum(copies) FROM {self._made} m)::bigint, 0), 0, "
+            f"coalesce((SELECT sum(copies) FROM {self._gone} g)::bigint, 0)"
+        )
+
+    def delete(self) -> str:
+        """Delete as many copies of each row as the run made."""
+        return (
+            f"DELETE FROM {self.target} AS t USING (SELECT t.ctid AS place, {self._now()} AS whole, row_number() "
+            f"OVER (PARTITION BY {self._now()}) AS copy FROM {self.target} AS t) h, {self._made} m "
+            f"WHERE t.ctid = h.place AND m.whole = h.whole AND h.copy <= m.copies"
+        )
+
+    def insert(self) -> str | None:
+        """Bring back as many copies of each row as the run replaced."""
+        if self.undo.captured.before_rescue is None:
+            return None
+        source = qualified(TableName(self.rescue_schema, self.undo.captured.before_rescue))
+        names = comma(quoted(pair.now.name) for pair in self.pairs)
+        values = comma(restored(pair.captured, "i", pair.captured.name) for pair in self.pairs)
+        numbered = (
+            f"(SELECT p.*, {self._image('p')} AS backout_whole, row_number() OVER (PARTITION BY {self._image('p')}) "
+            f"AS backout_copy FROM {source} p)"
+        )
+        return (
+            f"INSERT INTO {qualified(self.undo.table.name)} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} "
+            f"FROM {numbered} i JOIN {self._gone} g ON g.whole = i.backout_whole WHERE i.backout_copy <= g.copies"
+        )
+
+    def identity(self, alias: str) -> str:
+        """The whole row as one text."""
+        return self._image(alias)
+
+    def unrestored(self) -> str:
+        """Nothing to ask: the table is locked, and the counts of the writes tell."""
+        return "SELECT 0"
+
+    def orphans(self, columns: Sequence[str], parent: TableName, referenced: Sequence[str], lock: str) -> str | None:
+        """See `KeyedTable.orphans`."""
+        return _orphans(self, columns, parent, referenced, lock, "true")
+
+    def referenced_by_others(
+        self, child: TableName, columns: Sequence[str], referenced: Sequence[str], ours: str | None
+    ) -> str | None:
+        """See `KeyedTable.referenced_by_others`."""
+        return _referenced(self, child, columns, referenced, ours, "true")
+
+    def rows_in_conflict(self, limit: int) -> str:
+        """See `KeyedTable.rows_in_conflict`; only the row that the run made is known."""
+        names = [pair.captured.name for pair in self.pairs]
+        after = self.undo.captured.after_rescue or self.undo.captured.before_rescue
+        assert after is not None
+        cells = ["NULL::text"] * len(names) + [f"q.{quoted(name)}::text" for name in names] + ["NULL::text"] * len(names)
+        source = qualified(TableName(self.rescue_schema, after))
+        return (
+            f"SELECT x.number, x.kind, x.columns, x.forced, {comma(cells)} FROM {CONFLICT_TABLE} x "
+            f"JOIN LATERAL (SELECT i.* FROM {source} i WHERE {self._image('i')} = x.identity LIMIT 1) q ON true "
+            f"WHERE x.place = {self.place} ORDER BY x.number LIMIT {limit}"
+        )
+
+    def classify(self) -> list[str]:
+        """Rows that the run made and that are not there any more, as often."""
+        return [
+            f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT {self.place}, m.whole, "
+            f"{_kind(ConflictKind.CHANGED)}, ARRAY[]::text[] FROM {self._made} m LEFT JOIN (SELECT {self._now()} AS whole, "
+            f"count(*) AS copies FROM {self.target} AS t GROUP BY 1) n ON n.whole = m.whole "
+            f"WHERE coalesce(n.copies, 0) < m.copies"
+        ]
+
+
+def chained(statements: Sequence[str]) -> str:
+    """Several writes as one statement, in this order, so that every foreign key is checked once, at its end.
+
+    Each CTE waits for the one before, since it reads its count (manual 7.8.4: data-modifying CTEs have no order else).
+    Answers the rows that each has written.
+    """
+    names = [f"step_{number}" for number in range(len(statements))]
+    parts = []
+    for number, (name, statement) in enumerate(zip(names, statements, strict=True)):
+        after = f" AND (SELECT count(*) FROM {names[number - 1]}) >= 0" if number else ""
+        parts.append(f"{name} AS ({statement}{after} RETURNING 1)")
+    counts = comma(f"(SELECT count(*) FROM {name})" for name in names)
+    return f"WITH {comma(parts)} SELECT {counts}"

@@ -1,0 +1,178 @@
+"""What every engine promises. Whoever drives an engine knows these protocols and nothing of drivers.
+
+Who owns what: a `Database` owns the connections; its `Journal` owns the `backout` and rescue schemas; a
+`Transaction` is the one supervised transaction, and only `runs/supervise.py` calls `commit` and `rollback`.
+Driver errors never pass this seam: each engine translates them into `backout.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from backout.engines.values import (
+    Capabilities,
+    Capture,
+    CapturedTable,
+    JournalState,
+    RowChange,
+    RunRecord,
+    RunStart,
+    RunState,
+    ServerFacts,
+    Settings,
+    Table,
+    TableFacts,
+    TableName,
+    Resolution,
+    UndoOutcome,
+    UndoPlan,
+    UpdateHint,
+)
+
+
+class Result(Protocol):
+    """The answer to one statement."""
+
+    @property
+    def affected(self) -> int:
+        """Rows in the command tag; 0 where there is none."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Empty where the statement returns no rows."""
+
+    @property
+    def rows(self) -> Sequence[tuple[Any, ...]]: ...
+
+
+class Transaction(Protocol):
+    """The supervised transaction. Nothing that it does is visible to others before `commit`."""
+
+    def execute(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any]) -> Result:
+        """Run one statement of the change, under the environment's role.
+
+        Raises DatabaseFailed, Busy or Interrupted; the transaction can then only be rolled back.
+        """
+
+    def check(self, query: str, parameters: Sequence[Any] | Mapping[str, Any]) -> Result:
+        """Run an assertion's query; whatever it writes is taken back at once."""
+
+    def script(self, guard: Callable[[str], None]) -> Any:
+        """The `db` that a Python change is given; `guard` raises Refused for a statement that it may not run."""
+
+    def capture(self, run: int, hints: Sequence[UpdateHint], *, keep: bool) -> Capture:
+        """End the change's part: fire deferred constraints, look at the tripwires, put all images into rescue tables.
+
+        With `keep` the rescue is durable when this returns or becomes so in the same atom as the commit; without it
+        (ghost) it vanishes with the rollback. After this, `execute` is not allowed any more.
+        """
+
+    def sample(self, captured: CapturedTable, limit: int) -> Sequence[RowChange]:
+        """Up to `limit` rows of a captured table before and after, in the order of the key."""
+
+    def revert(self, plan: UndoPlan, resolution: Resolution) -> UndoOutcome:
+        """Put rows back as `plan` says, inside this transaction; see `UndoOutcome`.
+
+        Raises Refused, with nothing written, where a right is missing without which the undo would not be exact.
+        """
+
+    def differing(self, captured: CapturedTable) -> int:
+        """Rows in which the images of a table, captured after `revert`, differ: 0 where it is as it was at the start."""
+
+    def record(self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]) -> None:
+        """Write the run's end into the journal, in this transaction: it commits with the change or not at all."""
+
+    def commit(self) -> None:
+        """Raises OutcomeUnknown where the answer was lost, DatabaseFailed where the server refused (rolled back)."""
+
+    def rollback(self) -> None:
+        """Never raises: a lost connection rolls back as well."""
+
+
+class Journal(Protocol):
+    """The `backout` schema of one database: the truth about its runs. Every method commits what it writes."""
+
+    def state(self) -> JournalState: ...
+
+    def missing_rights(self) -> Sequence[str]:
+        """The exact GRANT (or CREATE SCHEMA) statements that an administrator must run first; empty: none."""
+
+    def create(self) -> None:
+        """Make schema, tables and the database's stamp."""
+
+    def stamp(self) -> tuple[str, str]:
+        """(environment, identity) as written by `create`; compare with `Settings.environment`, `ServerFacts.identity`."""
+
+    def restamp(self) -> None:
+        """Write the stamp anew, after a restore or a clone."""
+
+    def begin_run(self, start: RunStart) -> int:
+        """Number the run; durable before its transaction begins."""
+
+    def end_run(
+        self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]
+    ) -> None:
+        """Record the end of a run whose transaction is not there to do it (ghost, rolled back, refused)."""
+
+    def runs(self, limit: int) -> Sequence[RunRecord]:
+        """The newest first."""
+
+    def run(self, number: int) -> RunRecord | None: ...
+
+    def settle(self) -> Sequence[RunRecord]:
+        """Find runs that say `running` and are not: decide from the database's own word whether they committed.
+
+        Drops the rescue tables of those that did not. Returns the runs that were settled.
+        """
+
+    def sample(self, record: RunRecord, captured: CapturedTable, limit: int) -> Sequence[RowChange]:
+        """Rows of a finished run from its rescue tables."""
+
+    def expired(self) -> Sequence[RunRecord]:
+        """Runs whose rescue is past its time by the database's clock and no conflict holds it."""
+
+    def retain(self, run: int, until: datetime) -> None: ...
+
+    def drop_rescue(self, run: int) -> None:
+        """Drop the rescue tables of a run and record it."""
+
+
+class Database(Protocol):
+    """One open target."""
+
+    @property
+    def engine(self) -> str:
+        """Its folder's name."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def journal(self) -> Journal: ...
+
+    def facts(self) -> ServerFacts: ...
+
+    def lease(self, change: str, operator: str) -> None:
+        """Take the right to write here until `close`; raises Busy, naming the holder."""
+
+    def table(self, name: TableName, identifier: str | None = None) -> Table | None:
+        """The table as it is now, found by identifier first and by name else."""
+
+    def undo_obstacle(self, tables: Sequence[Table]) -> str | None:
+        """The right that is missing for an exact undo of rows of these tables, in words; None: nothing is missing."""
+
+    def table_facts(self, schema: str | None, name: str) -> TableFacts | None:
+        """For `check --on`; None: no such table."""
+
+    def transaction(self, known_tables: Sequence[tuple[str | None, str]], *, snapshot: bool = False) -> Transaction:
+        """Begin the supervised transaction. `known_tables` are those that the change names, for early locks."""
+
+    def query(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Result:
+        """A query outside of any run (`@after` checks); read-only where the engine has that."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""Judgements: (change, evidence, policy) to a verdict. Gates never act."""

@@ -1,0 +1,1 @@
+"""Capture judged, undo planned: pure values. The engines carry them out."""
