@@ -1,0 +1,5 @@
+"""The only place that wires rooms together; the public Python API."""
+
+from backout.project.project import Advice, Ask, CheckReport, Progress, Project
+
+__all__ = ["Advice", "Ask", "CheckReport", "Progress", "Project"]

@@ -1,0 +1,88 @@
+"""`backout doctor`: what is wrong or weak in the configuration, and in a database that it names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backout.engines.values import JournalState
+from backout.errors import BackoutError
+from backout.gates.judge import Stamp, require_ordinary_role, require_primary, require_stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backout.engines.protocol import Database
+    from backout.project.config import Environment
+    from backout.project.project import Advice, Project
+
+
+def advise(project: Project, on: str | None) -> tuple[Advice, ...]:
+    """Look at the configuration and, with `on`, at that database. Writes nothing."""
+    return tuple(_of_config(project)) + (tuple(_of_database(project, on)) if on else ())
+
+
+def _of_config(project: Project) -> Iterator[Advice]:
+    from backout.project.project import Advice
+
+    config = project.config
+    if config.path is None:
+        yield Advice("weak", "there is no backout.toml here or above", "make one: backout init")
+        return
+    yield Advice("fine", f"the configuration is {config.path}")
+    if not config.environments:
+        yield Advice("weak", "no environment is configured", "write [environments.dev] with its url")
+    for environment in config.environments.values():
+        if environment.superuser_allowed:
+            text = f'"{environment.name}" lets changes run as a superuser'
+            yield Advice("weak", text, 'create a role for backout, and take out superuser = "allow"')
+        if environment.role is None and not (environment.url or "").startswith("sqlite:"):
+            text = f'"{environment.name}" has no `role`: changes run as the role that owns journal and rescue'
+            yield Advice("weak", text, "name the application's role, so that a change cannot write either")
+    if not config.append_only and not config.bookkeeping:
+        yield Advice("fine", "no bookkeeping columns and no append-only tables are named")
+
+
+def _of_database(project: Project, on: str) -> Iterator[Advice]:
+    from backout.project.project import Advice
+
+    environment = project.config.environment(on)
+    try:
+        database = project.open(environment)
+    except BackoutError as error:
+        yield Advice("wrong", error.message, error.hint)
+        return
+    try:
+        yield from _facts(database, environment)
+    except BackoutError as error:
+        yield Advice("wrong", error.message, error.hint)
+    finally:
+        database.close()
+
+
+def _facts(database: Database, environment: Environment) -> Iterator[Advice]:
+    from backout.project.project import Advice
+
+    facts = database.facts()
+    yield Advice("fine", f"{facts.product} {facts.version}, database {facts.database}, role {facts.role or facts.login_role}")
+    try:
+        require_primary(facts, environment.name)
+        require_ordinary_role(facts, database.settings)
+    except BackoutError as error:
+        yield Advice("wrong", error.message, error.hint)
+    state = database.journal.state()
+    if state is JournalState.ABSENT:
+        missing = database.journal.missing_rights()
+        hint = "let an administrator run:\n  " + "\n  ".join(missing) if missing else f"backout init --on {environment.name}"
+        yield Advice("wrong" if missing else "weak", "there is no journal in this database yet", hint)
+        return
+    if state is JournalState.NEWER:
+        yield Advice("wrong", "the journal in this database was made by a newer backout", "upgrade backout on this machine")
+        return
+    try:
+        require_stamp(Stamp(*database.journal.stamp()), facts, database.settings)
+        yield Advice("fine", f'the database is stamped "{environment.name}"')
+    except BackoutError as error:
+        yield Advice("wrong", error.message, error.hint)
+    due = len(database.journal.expired())
+    if due:
+        yield Advice("weak", f"the rescue of {due} runs has expired", f"backout clean --on {environment.name}")

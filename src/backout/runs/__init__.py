@@ -1,0 +1,1 @@
+"""Runs: the life of a run, supervised."""

@@ -1,0 +1,136 @@
+"""What a change does inside of its transaction: statements in the order of the file, each with its directives.
+
+It knows nothing of beginnings and ends (`supervise.py`); whatever it raises, the caller rolls back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from backout.change.bind import bounds
+from backout.change.model import Change, Step, StepKind
+from backout.engines.protocol import Transaction
+from backout.engines.values import Mode, UpdateHint
+from backout.errors import AssertionFailed, BackoutError, DatabaseFailed, ExpectationFailed
+from backout.runs.report import AssertionReport, StatementReport
+from backout.runs.script import run_script
+from backout.sql.model import Dialect, Kind
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Recorder:
+    """Applies one change to one transaction and remembers what was done."""
+
+    change: Change
+    values: Mapping[str, Any]
+    mode: Mode
+    progress: Progress
+    statements: list[StatementReport] = field(default_factory=list)
+    assertions: list[AssertionReport] = field(default_factory=list)
+    tracked: list[str] = field(default_factory=list)
+    hints: list[UpdateHint] = field(default_factory=list)
+
+    def apply(self, transaction: Transaction) -> None:
+        """Run the change. Raises ExpectationFailed, AssertionFailed, or what the database says."""
+        with _told(self.mode):
+            if self.change.language == "python":
+                run_script(self.change, transaction, self.mode, self.assertions)
+                return
+            self._track(transaction, StepKind.PRE)
+            steps = [step for step in self.change.steps if step.kind in {StepKind.APPLY, StepKind.ASSERT}]
+            for number, step in enumerate(steps, 1):
+                self.progress(f"running statement {number} of {len(steps)} (line {step.statement.line})")
+                with _placed(self.change, step):
+                    if step.kind is StepKind.APPLY:
+                        self._statement(transaction, step)
+                    else:
+                        self._assertion(transaction, step)
+            self._track(transaction, StepKind.POST)
+
+    def _statement(self, transaction: Transaction, step: Step) -> None:
+        statement = step.statement
+        started = monotonic()
+        result = transaction.execute(statement.text, parameters_of(step, self.values, self.change.dialect))
+        affected = result.affected if statement.kind is Kind.WRITE else 0
+        self.statements.append(StatementReport(statement.line, statement.text, affected, monotonic() - started))
+        if statement.is_single_update and len(statement.targets) == 1:
+            target = statement.targets[0]
+            self.hints.append(UpdateHint(target.schema, target.table, target.columns, affected))
+        if step.expectation is not None:
+            low, high = bounds(step.expectation, self.values)
+            if not low <= affected <= high:
+                wanted = f"{low}" if low == high else f"{low}..{high}"
+                raise ExpectationFailed(
+                    f"the statement wrote {affected} rows, and {wanted} were expected",
+                    hint="look at the rows with `backout ghost`; change the statement or its @expect",
+                )
+
+    def _assertion(self, transaction: Transaction, step: Step) -> None:
+        result = transaction.check(step.statement.text, parameters_of(step, self.values, self.change.dialect))
+        self.assertions.append(judged(step, result.rows))
+        if not self.assertions[-1].passed:
+            raise AssertionFailed(
+                f'the assertion "{step.title}" is not true: its query said {self.assertions[-1].value}',
+                hint="look at the rows with `backout ghost`; change the statements or the assertion",
+            )
+
+    def _track(self, transaction: Transaction, kind: StepKind) -> None:
+        for step in self.change.steps:
+            if step.kind is kind:
+                with _placed(self.change, step):
+                    text = step.statement.text
+                    result = transaction.check(text, parameters_of(step, self.values, self.change.dialect))
+                self.tracked.append(f'{kind.value} "{step.title}": {len(result.rows)} rows')
+
+
+def judged(step: Step, rows: Sequence[tuple[Any, ...]]) -> AssertionReport:
+    """An assertion's verdict: exactly one row of one column, and it is true (SQLite: not 0)."""
+    title = step.title or ""
+    if len(rows) != 1 or len(rows[0]) != 1:
+        return AssertionReport(title, False, f"{len(rows)} rows, where a single value was asked for")
+    value = rows[0][0]
+    passed = value is True or (not isinstance(value, bool) and isinstance(value, int) and value != 0)
+    return AssertionReport(title, passed, "NULL" if value is None else str(value))
+
+
+def parameters_of(step: Step, values: Mapping[str, Any], dialect: Dialect) -> Sequence[Any] | Mapping[str, Any]:
+    """The step's parameters, in the way that its dialect takes them."""
+    if dialect is Dialect.POSTGRES:
+        return [values[name] for name in step.statement.parameters]
+    return {name: values[name] for name in step.statement.parameters}
+
+
+@contextmanager
+def _placed(change: Change, step: Step) -> Iterator[None]:
+    """Put the statement's place in front of what went wrong with it."""
+    try:
+        yield
+    except (DatabaseFailed, ExpectationFailed, AssertionFailed) as error:
+        error.message = f"{change.path}:{step.statement.line}: {error.message}"
+        error.args = (error.message,)
+        raise
+    except BackoutError as error:
+        error.message = f"{error.message} ({change.path}:{step.statement.line})"
+        error.args = (error.message,)
+        raise
+
+
+@contextmanager
+def _told(mode: Mode) -> Iterator[None]:
+    """Scripts can ask whether this is a ghost run, and hold back what a rollback does not take back."""
+    before = os.environ.get("BACKOUT_MODE")
+    os.environ["BACKOUT_MODE"] = mode.value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["BACKOUT_MODE"]
+        else:
+            os.environ["BACKOUT_MODE"] = before

@@ -1,0 +1,95 @@
+"""What a run tells about itself: one value that the screen, `--json` and the journal all show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from backout.engines.values import Conflict, Lock, Mode, RowChange, RunState, SequenceMove
+
+
+@dataclass(frozen=True)
+class StatementReport:
+    """One executed statement: where it stands, how many rows its command tag said, how long it took."""
+
+    line: int
+    text: str
+    affected: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class AssertionReport:
+    """One `@assert` (or `@after`) and what its query said."""
+
+    title: str
+    passed: bool
+    value: str
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """What the run did to one table. `rows_*` are net: a row changed twice is one row."""
+
+    table: str
+    inserted: int
+    updated: int
+    deleted: int
+    captured_by: str
+    named_in_change: bool  # False: reached by a cascade, a trigger, a rule or a function
+    sample: tuple[RowChange, ...] = ()
+    changed_columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProofReport:
+    """The completeness proof: `level` is "exact", "repeated N" or "bounded" (see docs/explanation/proof.md)."""
+
+    complete: bool
+    level: str
+    checked: tuple[str, ...]  # the tables that were diffed
+
+
+@dataclass(frozen=True)
+class RescueReport:
+    """One rescue table that the run left."""
+
+    table: str
+    rows: int
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The whole of a run; `as_json` in `runs/as_json.py` is its stable form."""
+
+    run: int
+    identifier: str  # "production-41"
+    change: str
+    title: str
+    digest: str
+    environment: str
+    mode: Mode
+    outcome: RunState
+    state: str  # what is true of the database now, in words
+    tables: tuple[TableReport, ...] = ()
+    statements: tuple[StatementReport, ...] = ()
+    assertions: tuple[AssertionReport, ...] = ()
+    proof: ProofReport | None = None
+    conflicts: tuple[Conflict, ...] = ()
+    sequences: tuple[SequenceMove, ...] = ()
+    locks: tuple[Lock, ...] = ()
+    rescue: tuple[RescueReport, ...] = ()
+    undo_of: int | None = None
+    undo_how: str | None = None  # how the application's triggers were kept out of an undo
+    data: str = "internal"  # how sensitive the rows are; of "phi" no value is shown
+    conflicts_seen: str | None = None  # fingerprint of the listed conflicts, which `--overwrite` numbers refer to
+    way_back: str | None = None  # of ghost --undo: "proven" or the difference that was found
+    rescue_bytes: int | None = None
+    log_bytes: int | None = None
+    duration_s: float = 0.0
+    notes: tuple[str, ...] = ()
+    started_at: datetime | None = None
+    database: Mapping[str, Any] = field(default_factory=dict)  # product, version, name, role

@@ -1,0 +1,81 @@
+"""Python changes: `apply(db)`, and `check(db)` where there is one, run inside of the supervised transaction.
+
+The code that runs is the text that the digest was taken of, never the file as it may be by now.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from backout.change.model import Change
+from backout.engines.protocol import Transaction
+from backout.engines.values import Mode
+from backout.errors import AssertionFailed, BackoutError, InvalidFile, Refused, RolledBack
+from backout.runs.report import AssertionReport
+from backout.sql.model import Dialect, Kind
+from backout.sql.read import read_script
+
+_PLACEHOLDER = re.compile(r"%\(\w+\)[sbt]|%[sbt]")
+_SAVEPOINT = re.compile(r"\s*(SAVEPOINT|RELEASE|ROLLBACK\s+(WORK\s+|TRANSACTION\s+)?TO)\b", re.IGNORECASE)
+
+
+def run_script(change: Change, transaction: Transaction, mode: Mode, assertions: list[AssertionReport]) -> None:
+    """Run the change. Raises RolledBack with the script's own line where it raises."""
+    database = transaction.script(guard_for(change.dialect))
+    database.mode = mode.value
+    namespace: dict[str, Any] = {"__name__": "backout_change", "__file__": str(change.path)}
+    with _blamed(change):
+        exec(compile(change.text, str(change.path), "exec"), namespace)  # noqa: S102 -- running it is the purpose
+        namespace["apply"](database)
+        check = namespace.get("check")
+        if check is not None:
+            answer = check(database)
+            assertions.append(AssertionReport("check(db)", answer is not False, str(answer)))
+    if assertions and not assertions[-1].passed:
+        raise AssertionFailed(f"{change.path}: check(db) returned False", hint="look at the rows with `backout ghost`")
+
+
+def guard_for(dialect: Dialect) -> Callable[[str], None]:
+    """A judge of single statements: raises Refused for what may not stand in a change."""
+
+    def guard(text: str) -> None:
+        if _SAVEPOINT.match(text):
+            return
+        readable = _PLACEHOLDER.sub("NULL", text).replace("%%", "%") if dialect is Dialect.POSTGRES else text
+        try:
+            statements = read_script(dialect, readable, (), "script").statements
+        except InvalidFile as error:
+            raise Refused(
+                "script", f"unable to read a statement of the script: {error.message}", state="rolled back",
+                hint="backout runs only what it can read",
+            ) from None  # fmt: skip
+        for statement in statements:
+            if statement.kind is Kind.FORBIDDEN and statement.objection is not None:
+                raise Refused(
+                    "script", f"a statement of the script may not run: {statement.objection.reason}",
+                    state="rolled back", hint=statement.objection.hint,
+                )  # fmt: skip
+
+    return guard
+
+
+class _blamed:  # noqa: N801 -- a context manager reads like a function
+    """Translate what the script raises, with the line of the script where it happened."""
+
+    def __init__(self, change: Change) -> None:
+        self._change = change
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, BackoutError) or not isinstance(error, Exception):
+            return
+        lines = [f.lineno for f in traceback.extract_tb(trace) if f.filename == str(self._change.path)]
+        place = f"{self._change.path}:{lines[-1]}" if lines else str(self._change.path)
+        raise RolledBack(
+            f"{place}: the script raised {type(error).__name__}: {error}", hint="mend the script; nothing was changed"
+        ) from error

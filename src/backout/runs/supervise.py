@@ -1,0 +1,192 @@
+"""The one place that begins, commits and rolls back.
+
+A run is: number → begin → work → capture → prove → record → commit, or roll back at whatever went wrong. What the work
+is (a change, an undo) is the caller's; that nothing is committed which is not captured, proven and recorded is decided
+here, for every path.
+
+Invariant: `Transaction.commit` is called in `_commit` alone, right after `record`, and only for a complete proof.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any
+
+from backout.engines.protocol import Database, Transaction
+from backout.engines.values import Capture, RunRecord, RunStart, RunState
+from backout.errors import BackoutError, Interrupted, OutcomeUnknown, ProofFailed, Refused
+from backout.recovery.proof import Tightness, Verdict, prove
+from backout.runs.as_json import report_for_journal
+from backout.runs.report import RunReport
+
+Reopen = Callable[[], Database]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run does between BEGIN and the end. Each part may raise; the run is then rolled back.
+
+    `apply` writes; `inspect` looks at what was captured and proven, may refuse it, and adds to the report.
+    """
+
+    start: RunStart
+    known_tables: tuple[tuple[str | None, str], ...]
+    apply: Callable[[Transaction, int], RunReport]
+    capture: Callable[[Transaction, int], Capture]
+    inspect: Callable[[Transaction, Capture, Verdict, RunReport], RunReport]
+    keep: bool  # False: a ghost, always rolled back
+    least: Tightness = Tightness.BOUNDED
+    snapshot: bool = False
+
+
+def supervise(database: Database, reopen: Reopen, work: Work) -> RunReport:
+    """Run `work`. Returns its report; raises a BackoutError whose `report` says how far it got and what is true now."""
+    began = monotonic()
+    number = database.journal.begin_run(work.start)
+    report = _blank(database, number, work.start)
+    transaction: Transaction | None = None
+    try:
+        with _interruptible():
+            transaction = database.transaction(work.known_tables, snapshot=work.snapshot)
+            report = _merged(report, work.apply(transaction, number))
+            capture = work.capture(transaction, number)
+            verdict = prove(capture)
+            _require(verdict, work.least)
+            report = work.inspect(transaction, capture, verdict, report)
+        if not work.keep:
+            return _finish(database, transaction, number, report, RunState.ROLLED_BACK, began)
+        report = replace(report, outcome=RunState.COMMITTED, state="committed", duration_s=monotonic() - began)
+        transaction.record(number, RunState.COMMITTED, capture.tables, report_for_journal(report))
+        return _commit(transaction, reopen, number, report)
+    except BackoutError as error:
+        if not isinstance(error, OutcomeUnknown):
+            _abandon(database, transaction, number, report, error, began)
+        raise
+    except BaseException:
+        if transaction is not None:
+            transaction.rollback()
+        raise
+
+
+def _require(verdict: Verdict, least: Tightness) -> None:
+    if not verdict.complete:
+        raise ProofFailed(
+            "the completeness proof failed: " + "; ".join(verdict.failures),
+            hint="what the change does cannot be taken back for certain: write it with plain INSERT, UPDATE and DELETE",
+        )
+    if verdict.tightness < least:
+        raise ProofFailed(
+            f'the completeness proof is only "{verdict.level}", and this environment asks for "{least.name.lower()}"',
+            hint="write the change so that no row is touched twice, or lower `min_proof`",
+        )
+
+
+def _finish(
+    database: Database, transaction: Transaction, number: int, report: RunReport, state: RunState, began: float
+) -> RunReport:
+    """The end of a ghost run: roll back, then write down that it was."""
+    transaction.rollback()
+    report = replace(report, outcome=state, state="untouched", duration_s=monotonic() - began)
+    database.journal.end_run(number, state, (), report_for_journal(report))
+    return report
+
+
+def _commit(transaction: Transaction, reopen: Reopen, number: int, report: RunReport) -> RunReport:
+    """COMMIT, undisturbed by signals. An answer that was lost is asked for in the journal, never guessed."""
+    with _undisturbed():
+        try:
+            transaction.commit()
+            return report
+        except OutcomeUnknown as unknown:
+            record = _ask_journal(reopen, number)
+            if record is not None and record.state is RunState.COMMITTED:
+                return replace(report, notes=(*report.notes, "the answer to COMMIT was lost; the journal has the run"))
+            if record is not None and record.state is RunState.INTERRUPTED:
+                error: BackoutError = Interrupted(
+                    "the connection was lost at COMMIT, and the journal says that the run was not committed",
+                    hint="run it again",
+                )
+                error.report = replace(report, outcome=RunState.INTERRUPTED, state="rolled back")
+                raise error from None
+            unknown.report = replace(report, outcome=RunState.UNKNOWN, state=unknown.state)
+            raise
+
+
+def _ask_journal(reopen: Reopen, number: int) -> RunRecord | None:
+    try:
+        database = reopen()
+    except BackoutError:
+        return None  # not reachable now: the outcome stays unknown, and the error says how to ask later
+    try:
+        database.journal.settle()
+        return database.journal.run(number)
+    except BackoutError:
+        return None
+    finally:
+        database.close()
+
+
+def _abandon(
+    database: Database, transaction: Transaction | None, number: int, report: RunReport, error: BackoutError, began: float
+) -> None:
+    """Roll back, and write down why. Where the journal cannot be reached, the next command settles the run."""
+    if transaction is not None:
+        transaction.rollback()
+    state = _state_of(error)
+    if error.report is None:
+        error.report = replace(report, outcome=state, state=error.state, duration_s=monotonic() - began)
+    found = error.report
+    assert isinstance(found, RunReport)
+    try:
+        database.journal.end_run(number, state, (), {**report_for_journal(found), "error": error.code})
+    except BackoutError:
+        note = "the journal could not be reached: the next command on this environment settles the run"
+        error.report = replace(found, notes=(*found.notes, note))
+
+
+def _state_of(error: BackoutError) -> RunState:
+    if isinstance(error, Interrupted):
+        return RunState.INTERRUPTED
+    return RunState.REFUSED if isinstance(error, Refused) or error.exit_status == 5 else RunState.ROLLED_BACK
+
+
+def _blank(database: Database, number: int, start: RunStart) -> RunReport:
+    facts = database.facts()
+    about: dict[str, Any] = {
+        "product": facts.product, "version": facts.version, "name": facts.database, "role": facts.role or facts.login_role,
+    }  # fmt: skip
+    return RunReport(
+        number, f"{start.environment}-{number}", start.change, start.title, start.digest, start.environment, start.mode,
+        RunState.RUNNING, "untouched", undo_of=start.undo_of, database=about,
+    )  # fmt: skip
+
+
+def _merged(blank: RunReport, applied: RunReport) -> RunReport:
+    """What the work reports, under the run's own name."""
+    return replace(
+        applied, run=blank.run, identifier=blank.identifier, undo_of=blank.undo_of, database=blank.database
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM between two statements end the run like one during a statement."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", hint="nothing was changed; run it again when you are ready") from None
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals wait while COMMIT is on its way, so that its answer is heard."""
+    held = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,132 @@
+"""An undo as the work of a run: it is captured, proven and recorded like any other, and can be undone itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from backout.engines.protocol import Database, Transaction
+from backout.engines.values import (
+    Capture,
+    Conflict,
+    Mode,
+    Resolution,
+    RunRecord,
+    RunStart,
+    RunState,
+    Table,
+    TableName,
+    UndoOutcome,
+    UndoPlan,
+    UpdateHint,
+)
+from backout.errors import Conflicts, ProofFailed, UsageError
+from backout.recovery.plan import UndoPolicy, plan_undo, require_undoable
+from backout.recovery.proof import Verdict
+from backout.runs.changes import PHI, described, shown_rows
+from backout.runs.recorder import Progress
+from backout.runs.report import RunReport
+from backout.runs.supervise import Reopen, Work, supervise
+
+
+@dataclass(frozen=True)
+class UndoRun:
+    """All that an undo needs to know."""
+
+    record: RunRecord
+    resolution: Resolution
+    start: RunStart
+    policy: UndoPolicy
+    progress: Progress
+    rows: int = 10
+    ghost: bool = False
+
+
+def run_undo(database: Database, reopen: Reopen, run: UndoRun) -> RunReport:
+    """Undo a run. Raises Conflicts, with nothing written, where rows were changed since and nobody said what to do."""
+    require_undoable(run.record)
+    now: Mapping[TableName, Table | None] = {
+        one.table.name: database.table(one.table.name, one.table.identifier) for one in run.record.tables
+    }
+    plan = plan_undo(run.record.number, run.record.tables, now, run.policy)
+    outcomes: list[UndoOutcome] = []
+    data = str(run.record.report.get("data", "internal"))
+
+    def apply(transaction: Transaction, number: int) -> RunReport:
+        run.progress("putting the rows back")
+        outcome = transaction.revert(plan, run.resolution)
+        if data == PHI:
+            outcome = replace(outcome, conflicts=tuple(_masked(one) for one in outcome.conflicts))
+        outcomes.append(outcome)
+        report = RunReport(
+            number, "", run.start.change, run.start.title, run.start.digest, run.start.environment, Mode.UNDO,
+            RunState.RUNNING, "untouched", conflicts=outcome.conflicts, undo_of=run.record.number, undo_how=outcome.how,
+            notes=outcome.notes, data=data, conflicts_seen=outcome.fingerprint,
+        )  # fmt: skip
+        _require_known(run.resolution, outcome)
+        if outcome.refused:
+            raise _conflicts(run, outcome, report)
+        return report
+
+    def capture(transaction: Transaction, number: int) -> Capture:
+        run.progress("reading the images of the restored rows")
+        return transaction.capture(number, _hints(plan, outcomes[-1]), keep=not run.ghost)
+
+    def inspect(transaction: Transaction, found: Capture, verdict: Verdict, report: RunReport) -> RunReport:
+        _require_planned(found, outcomes[-1])
+        return described(transaction, found, verdict, report, frozenset(), shown_rows(data, run.rows))
+
+    known = tuple((undo.table.name.schema, undo.table.name.name) for undo in plan.tables)
+    return supervise(database, reopen, Work(run.start, known, apply, capture, inspect, not run.ghost))
+
+
+def _conflicts(run: UndoRun, outcome: UndoOutcome, report: RunReport) -> Conflicts:
+    name, count = run.record.identifier, len(outcome.conflicts)
+    error = Conflicts(
+        f'{count} {"row was" if count == 1 else "rows were"} changed by others since run "{name}"',
+        outcome.conflicts,
+        hint=f"restore all the others: backout undo {name} --partial; these too: --overwrite 1,2 (by number)",
+    )
+    error.report = replace(
+        report, outcome=RunState.REFUSED, state="untouched"
+    )  # fmt: skip
+    return error
+
+
+def _masked(conflict: Conflict) -> Conflict:
+    """The conflict without a value of any column but the key."""
+
+    def masked(row: Mapping[str, str | None] | None) -> Mapping[str, str | None] | None:
+        return None if row is None else {name: row[name] if name in conflict.key else "•••" for name in row}
+
+    return replace(conflict, before=masked(conflict.before), ours=masked(conflict.ours), now=masked(conflict.now))
+
+
+def _require_known(resolution: Resolution, outcome: UndoOutcome) -> None:
+    unknown = resolution.overwrite - {conflict.number for conflict in outcome.conflicts}
+    if unknown and outcome.refused:
+        raise UsageError(f"there is no conflict number {min(unknown)}", hint="list them: backout undo RUN")
+
+
+def _hints(plan: UndoPlan, outcome: UndoOutcome) -> list[UpdateHint]:
+    """The undo's own updates, as the plain UPDATEs that they are."""
+    found = []
+    for undo in plan.tables:
+        counts = outcome.restored[undo.table.name]
+        columns = tuple(undo.columns[name] for name in undo.captured.after_columns if name in undo.columns)
+        if counts.updated and not counts.inserted and not counts.deleted and columns:
+            found.append(UpdateHint(undo.table.name.schema, undo.table.name.name, columns, counts.updated))
+    return found
+
+
+def _require_planned(found: Capture, outcome: UndoOutcome) -> None:
+    """An undo writes the rows that it planned and no other: not by a cascade, not by a trigger."""
+    for one in found.tables:
+        planned = outcome.restored.get(one.table.name)
+        if planned is None:
+            raise ProofFailed(f'the undo wrote to "{one.table.name}", which is not part of it', hint=_HINT)
+        if one.before_rows > planned.updated + planned.deleted or one.after_rows > planned.inserted + planned.updated:
+            raise ProofFailed(f'the undo wrote rows of "{one.table.name}" that it had not planned', hint=_HINT)
+
+
+_HINT = "a trigger or a cascade fired during the undo; please report it with the table's definition"
