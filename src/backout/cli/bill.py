@@ -1,0 +1,179 @@
+"""The bill: what a run did or would do, for a person to read before going on.
+
+Not for: what the numbers mean to the run. Invariant: it says first what is true of the database now, and last what to
+type next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from backout.cli.rows import diff
+from backout.cli.screen import plain, shortened
+from backout.engines.values import Mode, RunState
+from backout.runs.as_json import PROVEN
+from backout.runs.report import RunReport, TableReport
+
+_MODES = {Mode.GHOST: "ghost run", Mode.REAL: "run", Mode.UNDO: "undo"}
+_GOOD = (RunState.COMMITTED,)
+
+
+def bill(report: RunReport, *, rows: int, next_command: str | None = None) -> Iterator[RenderableType]:
+    """Yield the parts of the bill; `next_command` is its last line."""
+    yield _head(report)
+    parts = (
+        ("rows", _tables(report.tables)),
+        ("before → after", [part for table in report.tables for part in diff(table, rows)]),
+        ("statements", _statements(report)),
+        ("assertions", _assertions(report)),
+        ("sequences stay advanced", _sequences(report)),
+        ("locks until the end", _locks(report)),
+        ("proof", _proof(report)),
+        ("rescue: the rows as they were, and as this run left them", _rescue(report)),
+        ("notes", [Text(f"- {plain(note)}") for note in report.notes]),
+    )
+    for title, part in parts:
+        yield from section(title, part)
+    yield Text()
+    yield Text(f"took {_seconds(report.duration_s)}", style="dim")
+    if next_command:
+        yield Text("next: ").append(next_command, style="bold")
+
+
+def section(title: str, content: Iterable[RenderableType]) -> Iterator[RenderableType]:
+    """Yield a titled part, or nothing where there is no content."""
+    parts = list(content)
+    if parts:
+        yield Text(f"\n{title}", style="bold cyan")
+        for part in parts:
+            yield Padding(part, (0, 0, 0, 2))
+
+
+def columns(*headings: str, right: Iterable[str] = ()) -> Table:
+    """Return a table without lines, whose numbers stand to the right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in set(right) else "left", overflow="fold")
+    return table
+
+
+def when(time: datetime | None) -> str:
+    """Return a time to the minute, with its zone."""
+    return f"{time:%Y-%m-%d %H:%M} {time.tzname() or ''}".rstrip() if time else "-"
+
+
+def many(count: int, noun: str) -> str:
+    """Return `1 row`, `2 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _head(report: RunReport) -> Table:
+    about = report.database
+    server = " ".join(str(about[key]) for key in ("product", "version") if about.get(key))
+    details = [server, *(f"{word} {about[key]}" for key, word in (("name", "database"), ("role", "role")) if about.get(key))]
+    shown = ", ".join(plain(one) for one in details if one)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    of = f" of run {report.environment}-{report.undo_of}" if report.undo_of is not None else ""
+    grid.add_row(Text(_MODES[report.mode], style="bold"), Text(plain(report.identifier), style="bold").append(of))
+    grid.add_row("change", plain(f"{report.change}: {report.title}"))
+    grid.add_row("digest", report.digest[:16])
+    grid.add_row("on", plain(report.environment) + (f" ({shown})" if shown else ""))
+    style = "green" if report.outcome in _GOOD else "yellow"
+    # A ghost run's whole point is to end like that; "rolled back" alone would read as a failure.
+    detail = "; nothing was kept, as in every ghost run" if report.mode is Mode.GHOST else ""
+    words = report.outcome.value if report.outcome.value == report.state else f"{report.outcome.value}, {report.state}"
+    grid.add_row("state", Text(plain(words) + detail, style=style))
+    if report.way_back is not None:
+        proven = report.way_back == PROVEN
+        grid.add_row("way back", Text(plain(report.way_back), style="green" if proven else "red"))
+    if report.undo_how:
+        grid.add_row("triggers", plain(report.undo_how))
+    return grid
+
+
+def _tables(tables: tuple[TableReport, ...]) -> Iterator[RenderableType]:
+    if not tables:
+        yield Text("nothing was written")
+        return
+    listed = columns("table", "inserted", "updated", "deleted", "", right=("inserted", "updated", "deleted"))
+    for one in sorted(tables, key=lambda table: not table.named_in_change):
+        why = "named in the change" if one.named_in_change else "reached by a cascade, trigger or function"
+        counts = (f"{count:,}" for count in (one.inserted, one.updated, one.deleted))
+        listed.add_row(plain(one.table), *counts, Text(why, style="dim" if one.named_in_change else "yellow"))
+    yield listed
+
+
+def _statements(report: RunReport) -> Iterator[RenderableType]:
+    if not report.statements:
+        return
+    listed = columns("line", "rows", "took", "", right=("line", "rows", "took"))
+    for one in report.statements:
+        text = shortened(plain(" ".join(one.text.split())), 72)
+        listed.add_row(str(one.line), f"{one.affected:,}", _seconds(one.seconds), Text(text))
+    yield listed
+
+
+def _assertions(report: RunReport) -> Iterator[RenderableType]:
+    for one in report.assertions:
+        if one.passed:
+            yield Text("✓ ", style="green").append(plain(one.title), style="none")
+        else:
+            yield Text("✗ ", style="red").append(plain(f"{one.title}: it is {shortened(one.value, 60)}"))
+
+
+def _sequences(report: RunReport) -> Iterator[RenderableType]:
+    for one in report.sequences:
+        before, after = ("not used yet" if value is None else str(value) for value in (one.before, one.after))
+        yield Text(f"{plain(one.name)}  {before} → {after}")
+
+
+def _locks(report: RunReport) -> Iterator[RenderableType]:
+    for one in report.locks:
+        yield Text(f"{plain(one.table)}  {plain(one.mode)}")
+
+
+def _proof(report: RunReport) -> Iterator[RenderableType]:
+    proof = report.proof
+    if proof is None:
+        return
+    if not proof.complete:
+        yield Text(f"incomplete ({plain(proof.level)}): the database counted writes that no captured row explains", "red")
+        return
+    yield Text(f"complete, {plain(proof.level)}: {explained(proof.level)}", "green")
+    yield Text(f"{many(len(proof.checked), 'table')} compared: {plain(', '.join(proof.checked)) or 'none'}", "dim")
+
+
+def explained(level: str) -> str:
+    """Return what a level of the proof means, in plain words."""
+    word, _, number = level.partition(" ")
+    if word == "exact":
+        return "every write that the database counted is a row that was captured"
+    if word == "repeated":
+        return f"{many(int(number), 'write') if number.isdigit() else 'writes'} went to rows that the run had written before"
+    return (
+        "the database also counts attempts that were taken back inside the run (savepoints, caught errors), so its count "
+        "is a bound; every table that was written has been compared"
+    )
+
+
+def _rescue(report: RunReport) -> Iterator[RenderableType]:
+    if not report.rescue:
+        return
+    listed = columns("table", "rows", "kept until", right=("rows",))
+    for one in report.rescue:
+        listed.add_row(plain(one.table), f"{one.rows:,}", when(one.expires_at))
+    yield listed
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,80 @@
+"""Asking the person at the terminal, and telling what goes on meanwhile.
+
+Not for: deciding what an answer means. Invariant: without a terminal nothing is asked: what no flag answers is an
+error, before anything else happens.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+from typing import TYPE_CHECKING
+
+from backout.cli.screen import console, is_terminal, plain
+from backout.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+_PATIENCE_S = 1.0  # what takes longer says what it is doing; what is shorter would only flicker
+
+
+class Conversation:
+    """One command's talk with its user; `ask` and `progress` are given to the project."""
+
+    def __init__(self, *, yes: bool) -> None:
+        self._yes = yes
+        self._stage = ""
+        self._status: Status | None = None
+        self._timer: Timer | None = None
+
+    def ask(self, _kind: str, question: str) -> bool:
+        """Return the answer; every kind of confirmation is answered by `--yes`."""
+        if self._yes:
+            return True
+        if not is_terminal():
+            raise UsageError(f"no answer, and nobody to ask: {question}", hint="answer it with --yes")
+        return self.confirm(question)
+
+    def confirm(self, question: str) -> bool:
+        """Ask at the terminal; anything but a clear yes is a no."""
+        self._pause()
+        print(f"{plain(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+        self._resume()
+        return answer.strip().lower() in ("y", "yes")
+
+    def progress(self, stage: str) -> None:
+        """Show what goes on, if there is a terminal and it takes longer than a second."""
+        self._stage = plain(stage)
+        if self._status is not None:
+            self._status.update(self._stage)
+
+    @contextmanager
+    def waiting(self) -> Iterator[Conversation]:
+        """Show progress as long as this lasts."""
+        try:
+            self._resume()
+            yield self
+        finally:
+            self._pause()
+
+    def _resume(self) -> None:
+        if sys.stderr.isatty():
+            self._timer = Timer(_PATIENCE_S, self._show)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _show(self) -> None:
+        self._status = console(sys.stderr).status(self._stage or "working")
+        self._status.start()
+
+    def _pause(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()  # it may be showing the status right now
+        if self._status is not None:
+            self._status.stop()
+        self._timer = self._status = None

@@ -1,0 +1,91 @@
+"""Runs of the past on the screen: the list of the journal, and one of them in full.
+
+Not for: runs of this moment (`bill`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from backout.cli.bill import columns, many, section, when
+from backout.cli.rows import diff
+from backout.cli.screen import plain, shortened
+from backout.engines.values import RunRecord, RunState
+from backout.runs.report import TableReport
+
+_STYLES = {RunState.COMMITTED: "green", RunState.ROLLED_BACK: "yellow", RunState.UNKNOWN: "red"}
+
+
+def runs(records: Sequence[RunRecord]) -> Iterator[RenderableType]:
+    """Yield the list, the newest first."""
+    if not records:
+        yield Text("no runs yet")
+        return
+    listed = columns("run", "kind", "outcome", "started", "took", "by", "change", "way back until", right=("took",))
+    for record in records:
+        start = record.start
+        kind = f"undo of {start.undo_of}" if start.undo_of is not None else start.mode.value
+        listed.add_row(
+            plain(record.identifier), kind, outcome(record), when(record.started_at), took(record),
+            shortened(plain(start.operator), 16), shortened(plain(start.change), 32), way_back(record),
+        )  # fmt: skip
+    yield listed
+
+
+def run(record: RunRecord, tables: Sequence[TableReport], *, rows: int) -> Iterator[RenderableType]:
+    """Yield one run in full: who, when, how it ended, what it wrote, and until when it can be undone."""
+    start = record.start
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    kind = f"undo of run {start.environment}-{start.undo_of}" if start.undo_of is not None else start.mode.value
+    grid.add_row(Text("run", style="bold"), Text(plain(record.identifier), style="bold").append(f"  ({kind})"))
+    grid.add_row("change", plain(f"{start.change}: {start.title}"))
+    grid.add_row("digest", start.digest)
+    grid.add_row("outcome", outcome(record))
+    grid.add_row("by", plain(start.operator))
+    grid.add_row("started", f"{when(record.started_at)}, took {took(record)}")
+    grid.add_row("way back", way_back(record))
+    if record.open_conflicts:
+        grid.add_row("conflicts", Text(f"{many(record.open_conflicts, 'row')} not restored", style="yellow"))
+    yield grid
+    yield from section("rows", _tables(record, tables))
+    yield from section("before → after", (part for table in tables for part in diff(table, rows)))
+
+
+def outcome(record: RunRecord) -> Text:
+    """Return how the run ended."""
+    return Text(record.state.value, style=_STYLES.get(record.state, ""))
+
+
+def took(record: RunRecord) -> str:
+    """Return how long the run lasted."""
+    if record.finished_at is None:
+        return "-"
+    return f"{(record.finished_at - record.started_at).total_seconds():.1f} s"
+
+
+def way_back(record: RunRecord) -> str:
+    """Return until when the run can be undone."""
+    if record.rescue_dropped_at:
+        return f"removed {when(record.rescue_dropped_at)}"
+    if record.state is not RunState.COMMITTED or not record.tables:
+        return "-"
+    return "undone" if all(one.undone for one in record.tables) else when(record.expires_at)
+
+
+def _tables(record: RunRecord, tables: Sequence[TableReport]) -> Iterator[RenderableType]:
+    if not tables:
+        return
+    listed = columns("table", "inserted", "updated", "deleted", "kept in", right=("inserted", "updated", "deleted"))
+    rescue = {
+        str(one.table.name): ", ".join(name for name in (one.before_rescue, one.after_rescue) if name)
+        for one in record.tables
+        if not record.rescue_dropped_at
+    }
+    for one in tables:
+        counts = (f"{count:,}" for count in (one.inserted, one.updated, one.deleted))
+        listed.add_row(plain(one.table), *counts, plain(rescue.get(one.table, "")))
+    yield listed
