@@ -52,7 +52,7 @@ def section(title: str, content: Iterable[RenderableType]) -> Iterator[Renderabl
     if parts:
         yield Text(f"\n{title}", style="bold cyan")
         for part in parts:
-            yield Padding(part, (0, 0, 0, 2))
+            yield Padding(part, (0, 0, 0, 2), expand=False)
 
 
 def columns(*headings: str, right: Iterable[str] = ()) -> Table:
@@ -76,7 +76,10 @@ def many(count: int, noun: str) -> str:
 def _head(report: RunReport) -> Table:
     about = report.database
     server = " ".join(str(about[key]) for key in ("product", "version") if about.get(key))
-    details = [server, *(f"{word} {about[key]}" for key, word in (("name", "database"), ("role", "role")) if about.get(key))]
+    details = [
+        server,
+        *(f"{word} {about[key]}" for key, word in (("name", "database"), ("role", "role")) if about.get(key)),
+    ]
     shown = ", ".join(plain(one) for one in details if one)
     grid = Table.grid(padding=(0, 2, 0, 0))
     of = f" of run {report.environment}-{report.undo_of}" if report.undo_of is not None else ""
@@ -143,7 +146,9 @@ def _proof(report: RunReport) -> Iterator[RenderableType]:
     if proof is None:
         return
     if not proof.complete:
-        yield Text(f"incomplete ({plain(proof.level)}): the database counted writes that no captured row explains", "red")
+        yield Text(
+            f"incomplete ({plain(proof.level)}): the database counted writes that no captured row explains", "red"
+        )
         return
     yield Text(f"complete, {plain(proof.level)}: {explained(proof.level)}", "green")
     yield Text(f"{many(len(proof.checked), 'table')} compared: {plain(', '.join(proof.checked)) or 'none'}", "dim")
@@ -155,10 +160,11 @@ def explained(level: str) -> str:
     if word == "exact":
         return "every write that the database counted is a row that was captured"
     if word == "repeated":
-        return f"{many(int(number), 'write') if number.isdigit() else 'writes'} went to rows that the run had written before"
+        writes = many(int(number), "write") if number.isdigit() else "some writes"
+        return f"{writes} went to rows that the run had written before"
     return (
-        "the database also counts attempts that were taken back inside the run (savepoints, caught errors), so its count "
-        "is a bound; every table that was written has been compared"
+        "the database also counts attempts that were taken back inside the run (savepoints, caught errors), so its "
+        "count is a bound; every table that was written has been compared"
     )
 
 

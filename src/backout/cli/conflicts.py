@@ -29,7 +29,7 @@ def conflicts(found: Sequence[Conflict]) -> Iterator[RenderableType]:
             listed = columns("column", "before", "ours", "now")
             for name in names:
                 listed.add_row(plain(name), *(_value(row, name) for row in (one.before, one.ours, one.now)))
-            yield Padding(listed, (0, 0, 0, 3))
+            yield Padding(listed, (0, 0, 0, 3), expand=False)
     yield Text("before: as it was before the run; ours: as the run left it; now: as it is", style="dim")
 
 

@@ -26,13 +26,19 @@ class Conversation:
 
     def __init__(self, *, yes: bool) -> None:
         self._yes = yes
+        self._assumed: set[str] = set()
+        self._waiting = False
         self._stage = ""
         self._status: Status | None = None
         self._timer: Timer | None = None
 
-    def ask(self, _kind: str, question: str) -> bool:
+    def assume(self, kind: str) -> None:
+        """Take yes for the answer to this kind of question, since the person has just said so."""
+        self._assumed.add(kind)
+
+    def ask(self, kind: str, question: str) -> bool:
         """Return the answer; every kind of confirmation is answered by `--yes`."""
-        if self._yes:
+        if self._yes or kind in self._assumed:
             return True
         if not is_terminal():
             raise UsageError(f"no answer, and nobody to ask: {question}", hint="answer it with --yes")
@@ -56,13 +62,15 @@ class Conversation:
     def waiting(self) -> Iterator[Conversation]:
         """Show progress as long as this lasts."""
         try:
+            self._waiting = True
             self._resume()
             yield self
         finally:
+            self._waiting = False
             self._pause()
 
     def _resume(self) -> None:
-        if sys.stderr.isatty():
+        if self._waiting and sys.stderr.isatty():
             self._timer = Timer(_PATIENCE_S, self._show)
             self._timer.daemon = True
             self._timer.start()

@@ -79,7 +79,9 @@ def on_option(*, required: bool) -> Callable[[Decorated], Decorated]:
     def required_on(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
         if value is None and required and not ctx.resilient_parsing:
             known = config_of(ctx).environments
-            hint = f"--on ENVIRONMENT; {suggest('', known)}" if known else "name an environment of backout.toml, or a URL"
+            hint = (
+                f"--on ENVIRONMENT; {suggest('', known)}" if known else "name an environment of backout.toml, or a URL"
+            )
             raise UsageError("where? --on is missing", hint=hint)
         return value
 
@@ -97,13 +99,16 @@ CONFIG = click.option(
 JSON = click.option("--json", "json_", is_flag=True, help="Print one JSON object on standard output.")
 YES = click.option("--yes", "-y", is_flag=True, help="Answer yes to confirmations.")
 ROWS = click.option(
-    "--rows", type=click.IntRange(0, 10_000), default=10, show_default=True, metavar="N",
+    "--rows", type=click.IntRange(min=0), default=10, show_default=True, metavar="N",
     help="Rows to show per table, before and after.",
 )  # fmt: skip
 PARAM = click.option(
     "--param", "param", multiple=True, metavar="NAME=VALUE", callback=_parameters,
     help="Value of a parameter of the change; can be repeated.",
 )  # fmt: skip
+SUPERUSER = click.option(
+    "--allow-superuser", is_flag=True, help="Let the change run as a superuser, whom no right of the database stops."
+)
 OVERWRITE = click.option(
     "--overwrite", metavar="N,N", callback=_numbers, help="Restore these conflicts too; numbers from the list."
 )

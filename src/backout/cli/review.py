@@ -52,9 +52,11 @@ def _finding(finding: Finding) -> Iterator[RenderableType]:
     prefix = {Level.EXACT: "note", Level.EXACT_IF: "if", Level.NOT_UNDOABLE: "no"}[finding.level]
     place = f"{finding.line}:{finding.column}"
     body = Text(f"{prefix}: ", style=_STYLES[finding.level]).append(plain(finding.message), style="none")
-    yield Padding(body.append(f"  [{finding.rule}, {place}]", style="dim"), (0, 0, 0, 10))
+    yield Padding(body.append(f"  [{finding.rule}, {place}]", style="dim"), (0, 0, 0, 10), expand=False)
     if finding.hint:
-        yield Padding(Text("hint: ", style="cyan").append(plain(finding.hint), style="none"), (0, 0, 0, 10))
+        yield Padding(
+            Text("hint: ", style="cyan").append(plain(finding.hint), style="none"), (0, 0, 0, 10), expand=False
+        )
 
 
 def _facts(facts: TableFacts) -> Iterator[RenderableType]:
@@ -68,7 +70,7 @@ def _facts(facts: TableFacts) -> Iterator[RenderableType]:
     notes += [f"triggers: {', '.join(facts.table.triggers)}"] if facts.table.triggers else []
     notes += [f"an exact undo needs: {facts.undo_needs}"] if facts.undo_needs else []
     for note in (*notes, *facts.notes):
-        yield Padding(Text(plain(note)), (0, 0, 0, 2))
+        yield Padding(Text(plain(note)), (0, 0, 0, 2), expand=False)
 
 
 def _size(size: float) -> str:

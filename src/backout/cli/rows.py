@@ -30,20 +30,20 @@ def diff(table: TableReport, rows: int) -> Iterator[RenderableType]:
     grid.add_column(overflow="fold")
     for row in shown:
         mark, style = _MARKS[_operation(row)]
-        grid.add_row(Text(mark, style=style), row_text(row))
+        grid.add_row(Text(mark, style=style), row_text(table, row))
     more = table.inserted + table.updated + table.deleted - len(shown)
     if more > 0:
         grid.add_row("", Text(f"… and {more:,} more", style="dim"))
     yield grid
 
 
-def row_text(change: RowChange) -> Text:
+def row_text(table: TableReport, change: RowChange) -> Text:
     """Return one row: an update by its key and changed cells, others by all their cells."""
     if change.before is None or change.after is None:
         row = change.after if change.before is None else change.before
         return cells(row or {})
     changed = [name for name, value in change.after.items() if change.before.get(name) != value]
-    text = cells({name: change.before.get(name) for name in _identifying(change, changed)})
+    text = cells({name: change.before.get(name) for name in _identifying(table, change, changed)})
     text.append(":")
     for name in changed:
         text.append("  ").append(plain(name), style="dim").append(" ")
@@ -81,11 +81,11 @@ def _operation(change: RowChange) -> str:
     return "delete" if change.after is None else "update"
 
 
-def _identifying(change: RowChange, changed: list[str]) -> list[str]:
-    """Guess the key, which a report does not tell: all that an image keeps beside what changed, else the first column.
-
-    A post-image may have the key and the changed columns only (`CapturedTable.after_columns`).
-    """
+def _identifying(table: TableReport, change: RowChange, changed: list[str]) -> list[str]:
+    """Return the key: what a post-image has beside the columns that may have changed; else the first that is the same."""
     before, after = change.before or {}, change.after or {}
-    same = [name for name in after if name not in changed]
-    return same if same and len(after) < len(before) else same[:1]
+    key = [name for name in after if name not in table.changed_columns and name not in changed]
+    if table.changed_columns and key:
+        return key
+    same = [name for name in before if name not in changed]
+    return same[:1]

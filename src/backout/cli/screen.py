@@ -83,7 +83,7 @@ def cell(value: str | None, longest: int = _LONGEST_CELL) -> str:
     if value is None:
         return "NULL"
     shown = plain(value)
-    if value == "" or value == "NULL" or value != value.strip() or value.startswith('"'):
+    if value in ("", "NULL") or value != value.strip() or value.startswith('"'):
         shown = f'"{shown}"'
     return shortened(shown, longest)
 

@@ -104,7 +104,9 @@ class Config:
             hint = "name a database by its URL, or make a backout.toml: backout init"
             raise UsageError(f'no environment "{name}": there is no {FILE_NAME} here or above', hint=hint)
         if not self.environments:
-            raise UsageError(f'no environment "{name}" in {self.path}', hint=f"write [environments.{name}] with its url")
+            raise UsageError(
+                f'no environment "{name}" in {self.path}', hint=f"write [environments.{name}] with its url"
+            )
         raise UsageError(f'no environment "{name}" in {self.path}', hint=suggest(name, self.environments))
 
     def bookkeeping_of(self, table: TableName) -> tuple[str, ...]:

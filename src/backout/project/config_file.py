@@ -97,7 +97,9 @@ def _environment(name: str, table: _Table, folder: Path) -> Environment:
     given = [key for key in ("url", "url_env", "url_file") if table.text(key) is not None]
     if len(given) != 1:
         problem = "no URL" if not given else f"more than one URL: {', '.join(given)}"
-        raise table.error(f'environment "{name}" has {problem}', hint='write url = "…", url_env = "…" or url_file = "…"')
+        raise table.error(
+            f'environment "{name}" has {problem}', hint='write url = "…", url_env = "…" or url_file = "…"'
+        )
     file = table.text("url_file")
     default = Environment(name)
     parameters = table.table("parameters")

@@ -38,4 +38,6 @@ def _parts(key: str) -> tuple[str, ...]:
 
 
 def _shared(key: Sequence[str], path: Sequence[str]) -> int:
-    return next((index for index, (a, b) in enumerate(zip(key, path, strict=False)) if a != b), min(len(key), len(path)))
+    return next(
+        (index for index, (a, b) in enumerate(zip(key, path, strict=False)) if a != b), min(len(key), len(path))
+    )

@@ -44,10 +44,11 @@ def report_as_json(report: RunReport, *, sample: bool = True) -> Json:
         "sequences": [{"name": one.name, "before": one.before, "after": one.after} for one in report.sequences],
         "locks": [{"table": one.table, "mode": one.mode} for one in report.locks],
         "backup": None,  # backups are not in this version; the key is promised
-        "rescue": [{"table": one.table, "rows": one.rows, "expires_at": _time(one.expires_at)} for one in report.rescue],
+        "rescue": [
+            {"table": one.table, "rows": one.rows, "expires_at": _time(one.expires_at)} for one in report.rescue
+        ],
         "undo_of": report.undo_of,
         "undo_how": report.undo_how,
-        "conflicts_seen": report.conflicts_seen,
         "conflicts_seen": report.conflicts_seen,
         "way_back": report.way_back,
         "rescue_bytes": report.rescue_bytes,
@@ -70,9 +71,7 @@ def report_for_journal(report: RunReport) -> Json:
     return full | {
         "statements": [{key: one[key] for key in ("line", "affected", "seconds")} for one in full["statements"]],
         "assertions": [{key: one[key] for key in ("title", "passed")} for one in full["assertions"]],
-        "conflicts": [
-            {key: one[key] for key in ("number", "table", "kind", "columns")} for one in full["conflicts"]
-        ],
+        "conflicts": [{key: one[key] for key in ("number", "table", "kind", "columns")} for one in full["conflicts"]],
         "way_back": way_back,
     }
 
@@ -158,7 +157,9 @@ def facts_as_json(facts: TableFacts) -> Json:
 
 def _proof(report: RunReport) -> Json | None:
     proof = report.proof
-    return proof and {"complete": proof.complete, "level": proof.level, "checked": list(proof.checked)}
+    if proof is None:
+        return None
+    return {"complete": proof.complete, "level": proof.level, "checked": list(proof.checked)}
 
 
 def _row(change: RowChange) -> Json:
@@ -184,7 +185,9 @@ def _captured(table: CapturedTable) -> Json:
 
 
 def _counts(counts: Counts | None) -> Json | None:
-    return counts and {"inserted": counts.inserted, "updated": counts.updated, "deleted": counts.deleted}
+    if counts is None:
+        return None
+    return {"inserted": counts.inserted, "updated": counts.updated, "deleted": counts.deleted}
 
 
 def _verdict(verdict: StatementVerdict) -> Json:

@@ -5,7 +5,7 @@ the run's session (`main`) sees only the new. Pre-images are the rows that aux s
 the rows of main whose xmin is one of its own transaction ids. Complete for cascades, triggers, rules, functions and
 COPY, whoever issued them; no trigger, no DDL on the user's tables, no rewriting.
 
-The *quick* form reads both sides at the same time by the top transaction id alone, and is taken only when the counts
+The *quick* form reads both sides at the same time by the transaction ids that we know, and is taken only when the counts
 prove it: see `_quick`. Otherwise the *general* form runs, in four steps (see `_general`).
 
 Not for: judging the counts (`recovery/proof.py`), or tripwires (`tripwires.py`).
@@ -39,6 +39,7 @@ class Marks:
     xid: int
     multixact: int
     snapshot: bool  # REPEATABLE READ or stronger: main reads by the snapshot of its first statement
+    savepoints: tuple[int, ...] = ()  # ids (mod 2³²) of our own savepoints under which we know that we wrote
 
 
 @dataclass(frozen=True)
@@ -82,28 +83,29 @@ def capture_table(
 def _quick(
     main: Session, aux: Session, captured: CapturedTable, counted: Counts, marks: Marks, place: Place
 ) -> tuple[int, int] | None:
-    """Both sides at once, by the top transaction id; None where the counts do not prove that it is all.
+    """Both sides at once, by the ids that we know; None where the counts do not prove that it is all.
 
-    Why the counts suffice. (a) Post-images: a visible row with our top xid as xmin was inserted or updated by us; each
+    Why the counts suffice. (a) Post-images: a visible row with an id of ours as xmin was inserted or updated by us; each
     counted insert or update leaves at most one. So `after = inserted + updated` means that every write left its row:
-    no row was touched twice, none was inserted and deleted again, and none was written under a savepoint's id. Hence
-    exactly `updated + deleted` rows that existed before were replaced. (b) Pre-images: a row that aux sees with our top
-    xid as xmax was replaced, or only locked. Main still sees the only locked ones; it looks for them in the same scan,
+    no row was touched twice, none was inserted and deleted again, and none was written under an id that we do not know. Hence
+    exactly `updated + deleted` rows that existed before were replaced. (b) Pre-images: a row that aux sees with our id
+    as xmax was replaced, or only locked. Main still sees the only locked ones; it looks for them in the same scan,
     and where there is one the answer is None. With none, all rows found were replaced, and `before = updated + deleted`
     means that they are all. (A row that others had locked as well carries a multixact and is missed: the count tells.)
     """
-    raw = marks.xid % XID_SPAN
+    ids = " OR ".join(f"{{0}} = '{one}'::xid" for one in (marks.xid % XID_SPAN, *marks.savepoints))
+    made, gone = ids.format("t.xmin"), ids.format("t.xmax")
     table = captured.table
     source = f"ONLY {qualified(table.name)} AS t"
     mine = quoted(spare_name("backout_made_by_run", table))
     kept = columns_named(table, (*table.key, *captured.after_columns)) if table.key else table.restorable
     write_before = (
         f"CREATE TABLE {qualified(place.before)} AS SELECT {stored_list(table.restorable, 't')} FROM {source} "
-        f"WHERE t.xmax = '{raw}'::xid"
+        f"WHERE {gone}"
     )
     write_after = (
-        f"CREATE TABLE {qualified(place.after)} AS SELECT {stored_list(kept, 't')}, t.xmin = '{raw}'::xid AS {mine} "
-        f"FROM {source} WHERE t.xmin = '{raw}'::xid OR t.xmax = '{raw}'::xid"
+        f"CREATE TABLE {qualified(place.after)} AS SELECT {stored_list(kept, 't')}, ({made}) AS {mine} "
+        f"FROM {source} WHERE {made} OR {gone}"
     )
     with ThreadPoolExecutor(1) as beside:
         other = beside.submit(aux.run, write_before, doing=_doing(table))

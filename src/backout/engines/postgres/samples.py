@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from backout.engines.postgres.images import columns_named
 from backout.engines.postgres.names import comma, qualified, quoted
@@ -59,12 +58,13 @@ def _rows(
         return []
     identity = f"ROW({comma(f'r.{quoted(name)}' for name in key)})::text" if key else "''"
     cells = comma(f"r.{quoted(column.name)}::text" for column in columns)
-    text = f"SELECT {identity}, {cells} FROM {qualified(TableName(schema, rescue))} r"
-    parameters: list[Any] = []
+    order = comma(f"r.{quoted(name)}" for name in key)
+    ordered = f" ORDER BY {order}" if order else ""
+    source, parameters = f"{qualified(TableName(schema, rescue))} r", []
     if only is not None or but is not None:
         parameters = [list(only if only is not None else but or ())]
-        text += f" WHERE {identity} {'=' if only is not None else '<>'} {'ANY' if only is not None else 'ALL'} ($1)"
-    order = comma(f"r.{quoted(name)}" for name in key)
-    text += (f" ORDER BY {order}" if order else "") + f" LIMIT {int(limit)}"
+        source += f" WHERE {identity} {'= ANY' if only is not None else '<> ALL'} ($1)"
+    # The inner LIMIT first: casting every row to text takes ten times as long as finding the first few.
+    text = f"SELECT {identity}, {cells} FROM (SELECT r.* FROM {source}{ordered} LIMIT {int(limit)}) r{ordered}"
     names = [column.name for column in columns]
     return [(row[0], dict(zip(names, row[1:], strict=True))) for row in session.run(text, parameters).rows]

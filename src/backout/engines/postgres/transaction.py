@@ -12,6 +12,7 @@ Invariant: aux commits the pre-images before main can commit, so that no change 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -233,8 +234,9 @@ class PostgresTransaction:
             self._main.run("; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _EXACT.items()))
             self._main.run("SET LOCAL search_path = pg_catalog, pg_temp")
         schema = self._settings.rescue_schema
-        outcome, self._reverted, switched = revert(self._main, plan, resolution, rescue_schema=schema)
-        self._switched = frozenset(switched)
+        outcome, self._reverted = revert(self._main, plan, resolution, rescue_schema=schema)
+        self._switched = frozenset(self._reverted.locked)
+        self._marks = replace(self._marks, savepoints=self._reverted.savepoints)
         return outcome
 
     def differing(self, captured: CapturedTable) -> int:

@@ -16,14 +16,8 @@ if TYPE_CHECKING:
 def connect(settings: Settings) -> SqliteDatabase:
     """Open the database that `settings.url` names; a file that does not exist is refused, never made.
 
-    Raises UsageError (no such file, not a database, apsw is not installed) or Busy; the database is untouched.
+    Raises UsageError (no such file, not a database) or Busy; the database is untouched. apsw is loaded only now.
     """
-    try:
-        from backout.engines.sqlite.database import SqliteDatabase
-    except ModuleNotFoundError as missing:
-        if missing.name != "apsw":
-            raise
-        from backout.errors import UsageError
+    from backout.engines.sqlite.database import SqliteDatabase
 
-        raise UsageError("the SQLite engine needs the library apsw", hint="pip install 'backout[sqlite]'") from missing
     return SqliteDatabase(settings)

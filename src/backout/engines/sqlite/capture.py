@@ -1,13 +1,15 @@
 """From a session's changeset to rescue tables.
 
 A changeset has the old values of the columns that changed only; the whole row before is the row of now with those put
-back. Changesets leave generated columns out, and have the rowid as first column of a table without a key (measured, 3.54).
+back. Changesets leave generated columns out, and have the rowid as first column of a table without a key (measured
+with 3.54).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import apsw
@@ -23,29 +25,45 @@ _BATCH_ROWS = 1000  # rows held in Python at once per shape of change
 
 @dataclass
 class _Found:
-    """What the first reading of the changeset tells of one table."""
+    """What the first reading of the changeset tells of one table; statements are made once per shape of change."""
 
     table: Table
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
-    changed: set[int] = field(default_factory=set)  # positions among the restorable columns
+    shapes: set[tuple[int, ...]] = field(default_factory=set)  # positions of changed columns among the restorable ones
     position: int = 0
+    statements: dict[tuple[str, tuple[int, ...]], str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def rowid(self) -> int:
         """1 where the changeset has the rowid in front of the columns."""
         return 0 if self.table.key else 1
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
+        """The columns that a changeset has."""
         return tuple(column.name for column in self.table.restorable)
+
+    @cached_property
+    def identity(self) -> tuple[int, ...]:
+        """Where a changeset's row has what identifies it."""
+        return tuple(self.names.index(column) for column in self.table.key) or (0,)
 
     @property
     def after_columns(self) -> tuple[str, ...]:
+        """The columns of post-images: all if there are inserts, else the key and what changed."""
         if self.inserted or not self.table.key:
             return self.names
-        return tuple(n for i, n in enumerate(self.names) if i in self.changed or n in self.table.key)
+        changed = {place for shape in self.shapes for place in shape}
+        return tuple(n for i, n in enumerate(self.names) if i in changed or n in self.table.key)
+
+    def statement(self, kind: str, changed: tuple[int, ...], make: Callable[[], str]) -> str:
+        """The SQL for one shape of change."""
+        known = self.statements.get((kind, changed))
+        if known is None:
+            known = self.statements[kind, changed] = make()
+        return known
 
 
 def store_images(
@@ -94,7 +112,7 @@ def _survey(connection: apsw.Connection, changes: Iterator[apsw.TableChange]) ->
             entry.deleted += 1
         else:
             entry.updated += 1
-            entry.changed.update(_changed(change, entry.rowid))
+            entry.shapes.add(_changed(change, entry.rowid))
     return found
 
 
@@ -111,13 +129,9 @@ def _create_tables(connection: apsw.Connection, run: int, entry: _Found) -> None
         images.create_after(connection, entry.table, name, entry.after_columns)
 
 
-def _fill(
-    connection: apsw.Connection, run: int, found: dict[str, _Found], changes: Iterator[apsw.TableChange]
-) -> None:
+def _fill(connection: apsw.Connection, run: int, found: dict[str, _Found], changes: Iterator[apsw.TableChange]) -> None:
     batches: dict[str, list[tuple[Any, ...]]] = {}
-    number = 0
-    for change in changes:
-        number += 1  # unique over the whole run, so unique in each table
+    for number, change in enumerate(changes, 1):  # unique over the whole run, so unique in each table
         for statement, values in _rows_of(run, found[change.name], change, number):
             batch = batches.setdefault(statement, [])
             batch.append(values)
@@ -128,29 +142,27 @@ def _fill(
         connection.executemany(statement, batch)
 
 
-def _rows_of(
-    run: int, entry: _Found, change: apsw.TableChange, number: int
-) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _rows_of(run: int, entry: _Found, change: apsw.TableChange, number: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """The INSERTs with their values that store one change."""
-    before = main_table(images.rescue_name(run, entry.position, "before"))
-    after = main_table(images.rescue_name(run, entry.position, "after"))
     if change.opcode == apsw.SQLITE_INSERT:
-        yield _insert_all(entry, after), (number, *(change.new or ())[entry.rowid :])
+        text = entry.statement("insert", (), lambda: _insert_all(entry, _target(run, entry, "after")))
+        yield text, (number, *(change.new or ())[entry.rowid :])
     elif change.opcode == apsw.SQLITE_DELETE:
-        yield _insert_all(entry, before), (number, *(change.old or ())[entry.rowid :])
+        text = entry.statement("delete", (), lambda: _insert_all(entry, _target(run, entry, "before")))
+        yield text, (number, *(change.old or ())[entry.rowid :])
     else:
         old = change.old or ()
         changed = _changed(change, entry.rowid)
-        identity = _identity(entry, old)
+        identity = tuple(old[i] for i in entry.identity)
         values = tuple(old[i + entry.rowid] for i in changed)
-        yield _insert_before(entry, before, changed), (number, *values, *identity)
-        yield _insert_after(entry, after), (number, *identity)
+        text = entry.statement("before", changed, lambda: _insert_before(entry, _target(run, entry, "before"), changed))
+        yield text, (number, *values, *identity)
+        text = entry.statement("after", (), lambda: _insert_after(entry, _target(run, entry, "after")))
+        yield text, (number, *identity)
 
 
-def _identity(entry: _Found, old: tuple[Any, ...]) -> tuple[Any, ...]:
-    if entry.rowid:
-        return (old[0],)
-    return tuple(old[entry.names.index(column)] for column in entry.table.key)
+def _target(run: int, entry: _Found, part: str) -> str:
+    return main_table(images.rescue_name(run, entry.position, part))
 
 
 def _listed(entry: _Found, columns: tuple[str, ...]) -> str:

@@ -14,7 +14,9 @@ import apsw
 from backout.engines.sqlite.statements import fetch, main_table, quote_name, single
 from backout.engines.values import Column, Table, TableName
 
-OWN_TABLES = re.compile(r"backout_(meta|run|run_table)|rescue_run_\d+_(\d+_(before|after|left)|changeset)", re.IGNORECASE)
+OWN_TABLES = re.compile(
+    r"backout_(meta|run|run_table)|rescue_run_\d+_(\d+_(before|after|left)|changeset)", re.IGNORECASE
+)
 ROWID_NAMES = ("rowid", "_rowid_", "oid")
 # Their shadow tables are ordinary tables of the same file, so the session sees every write (measured with 3.54).
 FOLLOWED_MODULES = frozenset({"fts3", "fts4", "fts5", "rtree", "rtree_i32", "geopoly"})
@@ -82,7 +84,8 @@ def describe(connection: apsw.Connection, name: str) -> Table:
         if place:
             key.append((int(place), str(column)))
     triggers = connection.execute(
-        "SELECT name FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE ORDER BY name", (name,)
+        "SELECT name FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE ORDER BY name",
+        (name,),
     )
     return Table(
         name=TableName("main", name),
@@ -181,7 +184,9 @@ def cascade_targets(connection: apsw.Connection, name: str) -> tuple[str, ...]:
 
 def virtual_tables(connection: apsw.Connection) -> Mapping[str, str]:
     """Name -> module of the virtual tables."""
-    rows = connection.execute("SELECT name, sql FROM main.sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL%'")
+    rows = connection.execute(
+        "SELECT name, sql FROM main.sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL%'"
+    )
     found = {}
     for name, sql in rows:
         match = re.search(r"\bUSING\s+[\"'\[`]?(\w+)", str(sql), re.IGNORECASE)

@@ -9,7 +9,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import apsw
 
@@ -31,7 +31,7 @@ class SpooledChangeset:
             self._file.close()
             raise
 
-    def __enter__(self) -> SpooledChangeset:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -43,7 +43,7 @@ class SpooledChangeset:
     def changes(self) -> Iterator[apsw.TableChange]:
         """Each change, table after table."""
         self._file.seek(0)
-        return iter(apsw.Changeset.iter(lambda size: self._file.read(size)))
+        return iter(apsw.Changeset.iter(self._file.read))
 
     def keep(self, connection: apsw.Connection, run: int) -> None:
         """Store it, compressed with zlib, in parts that follow each other."""

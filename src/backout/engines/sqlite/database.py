@@ -11,8 +11,8 @@ import apsw
 
 from backout.engines.sqlite import lease
 from backout.engines.sqlite.catalogue import cascade_targets, find_table, form_of, unfollowed_tables, virtual_tables
-from backout.engines.sqlite.connect import Handle, open_handle
 from backout.engines.sqlite.errors import UNTOUCHED, translated
+from backout.engines.sqlite.handle import Handle, open_handle
 from backout.engines.sqlite.journal import SqliteJournal
 from backout.engines.sqlite.lease import Holder
 from backout.engines.sqlite.records import NOW, has_journal
@@ -85,7 +85,7 @@ class SqliteDatabase:
                 "DELETE FROM backout_meta WHERE name = 'lease'",
             )
 
-    def table(self, name: TableName, identifier: str | None = None) -> Table | None:
+    def table(self, name: TableName, identifier: str | None = None) -> Table | None:  # noqa: ARG002  the protocol's
         """The table as it is now, by name: SQLite has nothing else that outlives a rename."""
         with translated(self._handle.name, state=UNTOUCHED, lock_timeout_s=self._handle.lock_timeout_s):
             return find_table(self._connection, name.name)

@@ -1,8 +1,8 @@
 """The tripwire: SQLite's authorizer, asked for every access of every statement when it is prepared.
 
-It sees what triggers and foreign key actions would write as well (measured with 3.54: `DELETE FROM parent` also asks for
-the child of a CASCADE and for the tables of that child's triggers), so that a table which the session cannot follow is
-refused before anything is written. Source: https://sqlite.org/c3ref/set_authorizer.html.
+It sees what triggers and foreign key actions would write as well (measured with 3.54: `DELETE FROM parent` also asks
+for the child of a CASCADE and for the tables of that child's triggers), so that a table which the session cannot follow
+is refused before anything is written. Source: https://sqlite.org/c3ref/set_authorizer.html.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import apsw
 
 from backout.engines.sqlite.catalogue import is_own
-from backout.engines.sqlite.connect import Handle
+from backout.engines.sqlite.handle import Handle
 from backout.errors import ROLLED_BACK, UNTOUCHED, Refused
 
 _WRITES = frozenset({apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE})
@@ -29,11 +29,41 @@ _TEMPORARY = frozenset(
 )
 # Pragmas that only tell; with an argument too. data_version and table_xinfo are also asked for by fts5 and the session.
 _TELLING = frozenset(
-    ["table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list", "foreign_key_check", "integrity_check", "quick_check", "database_list", "collation_list", "function_list", "module_list", "pragma_list", "compile_options", "data_version"]
+    [
+        "table_info",
+        "table_xinfo",
+        "table_list",
+        "index_list",
+        "index_info",
+        "index_xinfo",
+        "foreign_key_list",
+        "foreign_key_check",
+        "integrity_check",
+        "quick_check",
+        "database_list",
+        "collation_list",
+        "function_list",
+        "module_list",
+        "pragma_list",
+        "compile_options",
+        "data_version",
+    ]
 )
 # Pragmas that tell without an argument, and set with one.
 _TELLING_ALONE = frozenset(
-    ["user_version", "application_id", "schema_version", "page_count", "freelist_count", "page_size", "encoding", "foreign_keys", "recursive_triggers", "defer_foreign_keys", "journal_mode"]
+    [
+        "user_version",
+        "application_id",
+        "schema_version",
+        "page_count",
+        "freelist_count",
+        "page_size",
+        "encoding",
+        "foreign_keys",
+        "recursive_triggers",
+        "defer_foreign_keys",
+        "journal_mode",
+    ]
 )
 
 

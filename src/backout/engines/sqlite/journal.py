@@ -16,8 +16,8 @@ from typing import Any
 import apsw
 
 from backout.engines.sqlite import lease, records
-from backout.engines.sqlite.connect import Handle
 from backout.engines.sqlite.errors import UNTOUCHED, translated
+from backout.engines.sqlite.handle import Handle
 from backout.engines.sqlite.images import sample_rows
 from backout.engines.sqlite.lease import Holder
 from backout.engines.sqlite.statements import main_table
@@ -157,9 +157,7 @@ class SqliteJournal:
             )
             return connection.last_insert_rowid()
 
-    def end_run(
-        self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]
-    ) -> None:
+    def end_run(self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]) -> None:
         """Record the end of a run that has no transaction any more."""
         with self._writing() as connection:
             records.write_end(connection, run, state, tables, report)

@@ -1,7 +1,7 @@
 """Who holds the right to write here: a row in the journal with process, host and start time.
 
-SQLite has one writer at a time anyway; the lease names it, and outlives the gaps between its transactions. A process that
-is gone holds nothing, and a process number that was given out again is recognised by its start time.
+SQLite has one writer at a time anyway; the lease names it, and outlives the gaps between its transactions. A process
+that is gone holds nothing, and a process number that was given out again is recognised by its start time.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _exists(process: int) -> bool:
 
 
 def _start_of(process: int) -> str | None:
-    """Start time in clock ticks since boot (proc(5), field 22, counted after the name in parentheses); None: unknown."""
+    """Boot and start time in ticks (proc(5), field 22, counted after the name in parentheses); None: unknown."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -68,12 +68,14 @@ def signature(alias: str, columns: list[str]) -> str:
     return concatenated(parts)
 
 
-def run(connection: apsw.Connection, statement: str, parameters: Parameters = (), *, cached: bool = True) -> SqliteResult:
+def run(
+    connection: apsw.Connection, statement: str, parameters: Parameters = (), *, cached: bool = True
+) -> SqliteResult:
     """Execute and fetch all; `affected` is changes() of the last statement that writes, else 0."""
     columns: tuple[str, ...] = ()
     writes = False
 
-    def look(cursor: apsw.Cursor, sql: str, bindings: Any) -> bool:
+    def look(cursor: apsw.Cursor, _sql: str, _bindings: Any) -> bool:
         # apsw forgets the description once a cursor is exhausted, also when there was no row: look before it runs.
         nonlocal columns, writes
         columns = tuple(column[0] for column in cursor.get_description())

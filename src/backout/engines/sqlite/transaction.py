@@ -11,9 +11,9 @@ import apsw
 
 from backout.engines.sqlite import capture, images, records, undo
 from backout.engines.sqlite.catalogue import is_own, loose_counts, unfollowed_tables
-from backout.engines.sqlite.connect import Handle
 from backout.engines.sqlite.errors import ROLLED_BACK, UNTOUCHED, seconds, translated
 from backout.engines.sqlite.guard import Guard
+from backout.engines.sqlite.handle import Handle
 from backout.engines.sqlite.statements import Parameters, SqliteResult, run, single
 from backout.engines.values import (
     Capture,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import apsw
 
 from backout.engines.sqlite import images, undo_report, undo_rows
-from backout.engines.sqlite.connect import Handle
+from backout.engines.sqlite.handle import Handle
 from backout.engines.sqlite.records import mark_undone, set_open_conflicts
 from backout.engines.sqlite.statements import main_table, quote_name, single
 from backout.engines.sqlite.undo_apply import Offender, apply
@@ -36,18 +36,20 @@ def revert(handle: Handle, plan: UndoPlan, resolution: Resolution) -> tuple[Undo
         fingerprint = undo_report.fingerprint(met)
         notes = list(plan.notes)
         left = met
-        if resolution.overwrite and resolution.seen is not None and resolution.seen != fingerprint:
+        if resolution.overwrite and resolution.seen != fingerprint:
             notes.append("the conflicts are not those that were seen: look at the list and decide again")
             return _refusal(savepoint, met, fingerprint, notes), 0
-        if _force(connection, works, met, resolution, notes):
+        if _force(connection, met, resolution, notes):
             written = _settle(handle, works)
-            left = undo_report.conflicts(connection, works)
+            left = undo_report.renumbered(undo_report.conflicts(connection, works), met)
         if left and not resolution.partial:
             return _refusal(savepoint, left, fingerprint, notes), 0
         restored = _restored(connection, works)
         _remember(connection, plan, works)
         undo_rows.drop(connection)
-    return UndoOutcome(restored, tuple(f.conflict for f in left), HOW, False, fingerprint, tuple(notes)), written
+    return UndoOutcome(
+        restored, tuple(f.conflict for f in left), HOW, refused=False, fingerprint=fingerprint, notes=tuple(notes)
+    ), written
 
 
 @contextmanager
@@ -137,10 +139,8 @@ def _mark(connection: apsw.Connection, offenders: Sequence[Offender]) -> None:
         )
 
 
-def _force(
-    connection: apsw.Connection, works: Sequence[Work], met: Sequence[Found], resolution: Resolution, notes: list[str]
-) -> bool:
-    """Give the rows that `overwrite` names something to do; True if there are any. Applied rows are taken back first."""
+def _force(connection: apsw.Connection, met: Sequence[Found], resolution: Resolution, notes: list[str]) -> bool:
+    """Give the rows that `overwrite` names something to do; True if there are any. What was applied is taken back."""
     named = [entry for entry in met if entry.conflict.number in resolution.overwrite]
     unknown = sorted(resolution.overwrite - {entry.conflict.number for entry in met})
     notes.extend(f"there is no conflict {number}" for number in unknown)
@@ -173,7 +173,8 @@ def _forced_action(entry: Found) -> str | None:
 
 def _refusal(savepoint: _Savepoint, left: Sequence[Found], fingerprint: str, notes: Sequence[str]) -> UndoOutcome:
     savepoint.back()
-    return UndoOutcome({}, tuple(entry.conflict for entry in left), HOW, True, fingerprint, tuple(notes))
+    conflicts = tuple(entry.conflict for entry in left)
+    return UndoOutcome({}, conflicts, HOW, refused=True, fingerprint=fingerprint, notes=tuple(notes))
 
 
 def _restored(connection: apsw.Connection, works: Sequence[Work]) -> dict[TableName, Counts]:

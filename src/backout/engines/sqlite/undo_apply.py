@@ -106,4 +106,3 @@ def _insert_missing(work: Work) -> str:
     columns = ", ".join(quote_name(pair.new) for pair in pairs)
     values = ", ".join(f"B.{quote_name(pair.old)}" for pair in pairs)
     return f"INSERT INTO {work.target} ({columns}) SELECT {values} FROM {work.images} WHERE U.action = 'insert'"
-

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 import apsw
 
@@ -73,3 +74,14 @@ def fingerprint(found: Sequence[Found]) -> str:
         digest.update(json.dumps([c.number, str(c.table), dict(c.key), c.kind.name, now], sort_keys=True).encode())
         digest.update(b"\n")
     return digest.hexdigest()
+
+
+def renumbered(found: Sequence[Found], known: Sequence[Found]) -> list[Found]:
+    """The same conflicts under the numbers that people have seen; those that are new come after."""
+    numbers = {(entry.work.table, entry.row): entry.conflict.number for entry in known}
+    following = count(len(known) + 1)
+    renamed = []
+    for entry in found:
+        number = numbers.get((entry.work.table, entry.row)) or next(following)
+        renamed.append(replace(entry, conflict=replace(entry.conflict, number=number)))
+    return renamed

@@ -140,7 +140,9 @@ def _conflict(work: Work, pair: Pair, has_before: str, has_after: str) -> str:
         side = "A" if pair.old in images.columns_after(work.plan.captured) else "B"
         updated = _differs(work, pair, side)
     inserted, deleted = _differs(work, pair, "A"), _differs(work, pair, "B")
-    judged = f"CASE WHEN {has_before} AND {has_after} THEN {updated} WHEN {has_after} THEN {inserted} ELSE {deleted} END"
+    judged = (
+        f"CASE WHEN {has_before} AND {has_after} THEN {updated} WHEN {has_after} THEN {inserted} ELSE {deleted} END"
+    )
     return f"CASE WHEN ({judged}) THEN '{pair.place},' ELSE '' END"
 
 

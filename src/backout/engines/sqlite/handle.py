@@ -41,7 +41,9 @@ def parse_url(url: str) -> tuple[str, bool]:
     """
     scheme, separator, rest = url.partition(":")
     if scheme != "sqlite" or not separator:
-        raise UsageError(f'"{url}" is not a SQLite URL', hint="sqlite:///relative/path.db or sqlite:////absolute/path.db")
+        raise UsageError(
+            f'"{url}" is not a SQLite URL', hint="sqlite:///relative/path.db or sqlite:////absolute/path.db"
+        )
     rest, _, query = rest.partition("?")
     if rest.startswith("//"):
         if not rest.startswith("///"):

@@ -1,0 +1,157 @@
+"""The shapes of all `--json` outputs, as JSON Schemas (draft 2020-12).
+
+Not for: checking at run time. Invariant: `tests/unit/test_as_json.py` holds them against what is printed, and
+`scripts/reference.py` writes them to `docs/reference/json/`. Twin: `runs/as_json.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backout.change.model import StepKind
+from backout.engines.values import ConflictKind, Mode, RunState
+from backout.lint.model import Level
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_WHOLE: Schema = {"type": "integer"}
+_NUMBER: Schema = {"type": "number"}
+_BOOL: Schema = {"type": "boolean"}
+_TIME: Schema = {"type": "string", "format": "date-time"}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _list(schema: Schema) -> Schema:
+    return {"type": "array", "items": schema}
+
+
+def _object(optional: tuple[str, ...] = (), /, **properties: Schema) -> Schema:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _one_of(kinds: Any) -> Schema:
+    return {"enum": [one.value for one in kinds]}
+
+
+_ROW = _or_null({"type": "object", "additionalProperties": _or_null(_TEXT)})
+_COUNTS = _object(inserted=_WHOLE, updated=_WHOLE, deleted=_WHOLE)
+_ANY_OBJECT: Schema = {"type": "object"}
+_TABLE = _object(
+    table=_TEXT, inserted=_WHOLE, updated=_WHOLE, deleted=_WHOLE, captured_by=_TEXT, named_in_change=_BOOL,
+    changed_columns=_list(_TEXT), sample=_list(_object(before=_ROW, after=_ROW)),
+)  # fmt: skip
+_CONFLICT = _object(
+    number=_WHOLE, table=_TEXT, kind=_one_of(ConflictKind), key=_ANY_OBJECT, columns=_list(_TEXT), before=_ROW,
+    ours=_ROW, now=_ROW, detail=_TEXT,
+)  # fmt: skip
+_ERROR = _object(code=_TEXT, message=_TEXT, state=_TEXT, hint=_or_null(_TEXT))
+_WHAT = {"run": _WHOLE, "identifier": _TEXT, "change": _TEXT, "title": _TEXT, "digest": _TEXT, "environment": _TEXT}
+
+RUN = _object(
+    ("error",),
+    **_WHAT,
+    mode=_one_of(Mode),
+    outcome=_one_of(RunState),
+    state=_TEXT,
+    data=_TEXT,
+    tables=_list(_TABLE),
+    statements=_list(_object(line=_WHOLE, text=_TEXT, affected=_WHOLE, seconds=_NUMBER)),
+    assertions=_list(_object(title=_TEXT, passed=_BOOL, value=_TEXT)),
+    proof=_or_null(_object(complete=_BOOL, level=_TEXT, checked=_list(_TEXT))),
+    conflicts=_list(_CONFLICT),
+    sequences=_list(_object(name=_TEXT, before=_or_null(_WHOLE), after=_or_null(_WHOLE))),
+    locks=_list(_object(table=_TEXT, mode=_TEXT)),
+    backup={"type": "null"},
+    rescue=_list(_object(table=_TEXT, rows=_WHOLE, expires_at=_or_null(_TIME))),
+    undo_of=_or_null(_WHOLE),
+    undo_how=_or_null(_TEXT),
+    conflicts_seen=_or_null(_TEXT),
+    way_back=_or_null(_TEXT),
+    rescue_bytes=_or_null(_WHOLE),
+    log_bytes=_or_null(_WHOLE),
+    duration_s=_NUMBER,
+    notes=_list(_TEXT),
+    started_at=_or_null(_TIME),
+    database=_ANY_OBJECT,
+    error=_ERROR,
+)
+_RECORD = _object(
+    ("tables",),
+    **_WHAT,
+    mode=_one_of(Mode),
+    operator=_TEXT,
+    undo_of=_or_null(_WHOLE),
+    outcome=_one_of(RunState),
+    started_at=_TIME,
+    finished_at=_or_null(_TIME),
+    expires_at=_or_null(_TIME),
+    rescue_dropped_at=_or_null(_TIME),
+    open_conflicts=_WHOLE,
+    captured=_list(
+        _object(
+            table=_TEXT,
+            counted=_or_null(_COUNTS),
+            before_rows=_WHOLE,
+            after_rows=_WHOLE,
+            captured_by=_TEXT,
+            before_rescue=_or_null(_TEXT),
+            after_rescue=_or_null(_TEXT),
+            left_rescue=_or_null(_TEXT),
+            undone=_BOOL,
+        )
+    ),
+    report=_ANY_OBJECT,
+    tables=_list(_TABLE),
+)
+_FINDING = _object(rule=_TEXT, level=_one_of(Level), message=_TEXT, hint=_or_null(_TEXT), line=_WHOLE, column=_WHOLE)
+_VERDICT = _object(
+    line=_WHOLE, kind=_or_null(_one_of(StepKind)), text=_or_null(_TEXT), level=_one_of(Level), findings=_list(_FINDING)
+)
+_FACTS = _object(
+    table=_TEXT, key=_list(_TEXT), triggers=_list(_TEXT), estimated_rows=_or_null(_WHOLE), bytes=_or_null(_WHOLE),
+    cascades_to=_list(_TEXT), undo_needs=_or_null(_TEXT), notes=_list(_TEXT),
+)  # fmt: skip
+
+#: file's stem -> (what prints it, its schema)
+SCHEMAS: dict[str, tuple[str, Schema]] = {
+    "run": ("`ghost`, `run` and `undo`, also when they fail after the run has begun", RUN),
+    "error": ("every verb that fails before a run has begun", _object(error=_ERROR)),
+    "show": ("`show`", _RECORD),
+    "log": ("`log`", _object(runs=_list(_RECORD))),
+    "clean": ("`clean`", _object(expired=_list(_RECORD), dropped=_list(_WHOLE))),
+    "check": (
+        "`check`",
+        _object(
+            change=_TEXT,
+            title=_TEXT,
+            digest=_TEXT,
+            level=_one_of(Level),
+            passed=_BOOL,
+            statements=_list(_VERDICT),
+            tables=_list(_FACTS),
+            missing_tables=_list(_TEXT),
+        ),
+    ),
+    "doctor": (
+        "`doctor`",
+        _object(advice=_list(_object(level={"enum": ["wrong", "weak", "fine"]}, text=_TEXT, hint=_or_null(_TEXT)))),
+    ),
+    "init": ("`init`", _object(done=_list(_TEXT))),
+    "new": ("`new`", _object(change=_TEXT, path=_TEXT)),
+}
+
+
+def document(name: str) -> Schema:
+    """Return the schema as a document of its own."""
+    printed_by, schema = SCHEMAS[name]
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": name,
+        "description": f"printed by {printed_by}",
+    }
+    return head | schema
