@@ -36,12 +36,13 @@ def command_line() -> str:
         "`backout VERB …`. Exit statuses are in [exit-status.md](exit-status.md), and the ",
     ]
     lines[-1] += "objects that `--json` prints in [json/](json/README.md).\n"
+    parent = click.Context(cli, info_name="backout", **cli.context_settings, terminal_width=100)
     for section, verbs in SECTIONS.items():
         lines.append(f"## {section.capitalize()}\n")
         for name in verbs:
             verb = cli.commands[name]
             assert isinstance(verb, Verb)
-            context = click.Context(verb, info_name=f"backout {name}", max_content_width=100, terminal_width=100)
+            context = click.Context(verb, info_name=name, parent=parent)
             lines.append(f"### backout {name}\n\n```text\n{verb.get_help(context)}\n```\n")
     return "\n".join(lines)
 
@@ -67,9 +68,15 @@ def configuration() -> str:
 def json_readme() -> str:
     rows = "".join(f"| [{name}]({name}.schema.json) | {by} |\n" for name, (by, _) in SCHEMAS.items())
     return (
-        f"{NOTE}\n# What `--json` prints\n\nOne object on standard output; everything else goes to standard error. A "
-        f"key that is here stays, and keeps its meaning; new ones are added.\n\n| schema | printed by |\n|---|---|\n{rows}"
+        f"{NOTE}\n# What `--json` prints\n\nOne object on standard output; everything else goes to standard error. "
+        "A key that is here stays and keeps its meaning; new ones are added.\n\n"
+        f"| schema | printed by |\n|---|---|\n{rows}"
     )
+
+
+def is_written(name: str, text: str) -> bool:
+    path = REFERENCE / name
+    return path.exists() and path.read_text() == text
 
 
 def main() -> int:

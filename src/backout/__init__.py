@@ -3,21 +3,24 @@
 `from backout import Project` is the library; the command line is a thin layer over it.
 """
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backout.project import Project
 
-__all__ = ["Project", "__version__"]
+    __version__: str
 
-__version__ = version("backout")
+__all__ = ["Project", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the library when it is asked for, so that `backout --help` does not wait for it."""
+    """Import what is asked for when it is asked for, so that `backout --help` does not wait for it."""
     if name == "Project":
         from backout.project import Project
 
         return Project
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("backout")
     raise AttributeError(name)

@@ -68,12 +68,12 @@ SELECT count(*) = 0 FROM referral WHERE status = 'open' AND opened_at < DATE '20
 def test_all_directives_make_their_steps(write: Write) -> None:
     path = write(
         WITH_PARAMETERS + '-- @pre "p"\nSELECT 1;\n-- @expect :n..:m\nDELETE FROM a;\n-- @post "p"\nSELECT 1;\n'
-        '-- @undo\n-- @expect 1\nINSERT INTO a VALUES (1);\n-- @after "x"\nSELECT true;\n--@assert "y"\nSELECT true'
+        '-- @expect 1\nINSERT INTO a VALUES (1);\n-- @after "x"\nSELECT true;\n--@assert "y"\nSELECT true'
     )
     steps = read_change(path).steps
-    assert [step.kind.value for step in steps] == ["pre", "apply", "post", "undo", "after", "assert"]
+    assert [step.kind.value for step in steps] == ["pre", "apply", "post", "apply", "after", "assert"]
     assert steps[1].expectation == Expectation("n", "m", 9)
-    assert steps[3].expectation == Expectation(1, 1, 14)
+    assert steps[3].expectation == Expectation(1, 1, 13)
 
 
 def test_prose_with_an_at_sign_is_no_directive(write: Write) -> None:
@@ -135,7 +135,7 @@ def test_the_undo_file_is_part_of_the_digest(write: Write) -> None:
 
 MINIMAL = '-- /// change\n-- title = "What this change does, in one sentence"\n-- ///'
 KNOWN = "known are: author, backout, data, dialect, mitigation, parameters, request, requested_by, risk, title"
-DIRECTIVES = "known are: @after, @assert, @expect, @post, @pre, @undo"
+DIRECTIVES = "known are: @after, @assert, @expect, @post, @pre"
 BLOCK = "in the metadata block"
 TYPES = "known are: bool, bool[], date, date[], int, int[], numeric, numeric[], text, text[], timestamp, timestamp[]"
 
@@ -202,8 +202,8 @@ BROKEN = [
     (META + "-- @assert x\nSELECT 1", 'a.sql:4:4: directive "@assert" has no title', '@assert "what it shows"'),
     (META + '-- @pre "x"\n-- @post "x"\nSELECT 1', 'a.sql:5:4: directive "@post" after "@pre" for one statement',
      "keep one"),
-    (META + "-- @undo x\nDELETE FROM a", 'a.sql:4:4: directive "@undo" takes nothing after it',
-     "write what it does in a line of its own"),
+    (META + "-- @undo\nDELETE FROM a", 'a.sql:4:4: directive "@undo" is not in this version',
+     "rows are put back from their images; write what rows cannot tell as a change of its own"),
     (META + 'SELECT 1;\n-- @assert "x"\nSELECT 1;\n-- @assert "x"\nSELECT 2',
      'a.sql:8:1: a second "@assert" with the title "x"', "name it apart"),
     (META + 'SELECT 1;\n-- @assert "x"\n', 'a.sql:5:4: directive "@assert" has no statement after it',

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 _DIRECTIVE = re.compile(r"[ \t]?@([A-Za-z]\w*)(.*)", re.DOTALL)
 _TITLED = {"assert": StepKind.ASSERT, "pre": StepKind.PRE, "post": StepKind.POST, "after": StepKind.AFTER}
-_LATER = ("batch", "subset")
-_KNOWN = ("expect", *_TITLED, "undo")
+_LATER = {
+    "batch": "split the change by hand",
+    "subset": "split the change by hand",
+    "undo": "rows are put back from their images; write what rows cannot tell as a change of its own",
+}
+_KNOWN = ("expect", *_TITLED)
 _TITLE = re.compile(r'\s*"([^"]*\S[^"]*)"\s*')
 _BOUND = r"(\d+|:[A-Za-z_][A-Za-z0-9_]*)"
 _BOUNDS = re.compile(rf"\s*{_BOUND}\s*(?:\.\.\s*{_BOUND}\s*)?")
@@ -61,7 +65,7 @@ def _directives(comments: Sequence[Comment], metadata: Metadata, file: str) -> l
         place = Position(file, comment.line, comment.column + 2 + comment.text.index("@"))
         directive = _Directive(match[1], match[2], place)
         if directive.word in _LATER:
-            raise directive.error(f'directive "@{directive.word}" is not in this version', "split the change by hand")
+            raise directive.error(f'directive "@{directive.word}" is not in this version', _LATER[directive.word])
         if directive.word not in _KNOWN:
             raise directive.error(f'unknown directive "@{directive.word}"', suggest(directive.word, _KNOWN, "@"))
         if not comment.own_line:
@@ -86,8 +90,6 @@ def _step(statement: Statement, directives: Sequence[_Directive], names: Collect
             role = directive
     if role is None:
         return Step(StepKind.APPLY, statement, None, expectation)
-    if role.word == "undo":
-        return Step(StepKind.UNDO, _check_undo(role, statement), None, expectation)
     _check_query(role, statement)
     return Step(_TITLED[role.word], statement, _title(role), expectation)
 
@@ -132,12 +134,6 @@ def _check_expected(directive: _Directive, statement: Statement) -> None:
 def _check_query(directive: _Directive, statement: Statement) -> None:
     if statement.kind not in (Kind.READ, Kind.FORBIDDEN):
         raise directive.error(f'"@{directive.word}" stands before a statement that is not a query', "give it a SELECT")
-
-
-def _check_undo(directive: _Directive, statement: Statement) -> Statement:
-    if directive.rest.strip():
-        raise directive.error('directive "@undo" takes nothing after it', "write what it does in a line of its own")
-    return statement
 
 
 def _check_titles(step: Step, earlier: Sequence[Step], file: str) -> None:

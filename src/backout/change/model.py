@@ -41,7 +41,6 @@ class StepKind(Enum):
     PRE = "pre"
     POST = "post"
     AFTER = "after"
-    UNDO = "undo"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ dialect = "{dialect}"
 data = "internal"                               # "phi" | "internal" | "public"
 risk = ""                                       # what could happen if it goes wrong
 mitigation = ""                                 # what makes that less likely, or smaller
-backout = "generated"                           # from the rows that were touched; or the name of an undo file
+backout = "generated"                           # from the rows that were touched; or the name of a file that says how
 # [parameters]                                  # used as :name in statements and in @expect
 # status = "closed"                             # the same everywhere
 # cutoff = {{type = "date", per_environment = true}}
@@ -44,7 +44,6 @@ SELECT count(*) = 1 FROM example WHERE id = 4711 AND status = 'closed';
 -- Further directives, each on a line of its own before its statement:
 --   @pre "name", @post "name"   queries whose rows are kept from before and after the change
 --   @after "title"              a check that runs after the commit, on a fresh connection
---   @undo                       a statement of your own that takes back what rows alone cannot
 """
 
 _PYTHON = '''\

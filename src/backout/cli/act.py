@@ -130,6 +130,8 @@ def undo(
         _offer_the_rest(found, talk)
         report = attempt(partial=True)
     verb_, name, extra = ("undo", run, _flags(partial, overwrite)) if ghost else ("show", report.identifier, ())
+    if report.conflicts:
+        verb_, name, extra = "undo", run, ()  # it numbers them anew, for --overwrite
     _show(report, rows=rows, json_=json_, next_command=_command(verb_, name, on, config, flags=extra))
     if report.conflicts:
         raise SystemExit(Conflicts.exit_status)
@@ -168,8 +170,14 @@ def _show(report: RunReport, *, rows: int, json_: bool, next_command: str) -> No
 
     show(bill(report, rows=rows, next_command=None if report.conflicts else next_command))
     if report.conflicts:
-        show([f"\n{len(report.conflicts)} not restored"])
-        show(conflicts(report.conflicts))
+        show(
+            [
+                "",
+                "not restored:",
+                *conflicts(report.conflicts),
+                f"next: {next_command}, to number what is left for --overwrite",
+            ]
+        )
 
 
 def _flags(partial: bool, overwrite: frozenset[int]) -> tuple[str, ...]:

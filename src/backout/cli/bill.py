@@ -18,7 +18,7 @@ from backout.cli.rows import diff
 from backout.cli.screen import plain, shortened
 from backout.engines.values import Mode, RunState
 from backout.runs.as_json import PROVEN
-from backout.runs.report import RunReport, TableReport
+from backout.runs.report import RunReport
 
 _MODES = {Mode.GHOST: "ghost run", Mode.REAL: "run", Mode.UNDO: "undo"}
 _GOOD = (RunState.COMMITTED,)
@@ -28,7 +28,7 @@ def bill(report: RunReport, *, rows: int, next_command: str | None = None) -> It
     """Yield the parts of the bill; `next_command` is its last line."""
     yield _head(report)
     parts = (
-        ("rows", _tables(report.tables)),
+        ("rows", _tables(report)),
         ("before → after", [part for table in report.tables for part in diff(table, rows)]),
         ("statements", _statements(report)),
         ("assertions", _assertions(report)),
@@ -41,7 +41,7 @@ def bill(report: RunReport, *, rows: int, next_command: str | None = None) -> It
     for title, part in parts:
         yield from section(title, part)
     yield Text()
-    yield Text(f"took {_seconds(report.duration_s)}", style="dim")
+    yield Text(f"took {seconds(report.duration_s)}", style="dim")
     if next_command:
         yield Text("next: ").append(next_command, style="bold")
 
@@ -100,13 +100,15 @@ def _head(report: RunReport) -> Table:
     return grid
 
 
-def _tables(tables: tuple[TableReport, ...]) -> Iterator[RenderableType]:
-    if not tables:
-        yield Text("nothing was written")
+def _tables(report: RunReport) -> Iterator[RenderableType]:
+    if not report.tables:
+        if report.proof is not None:  # else the run ended before anybody looked
+            yield Text("nothing was written")
         return
     listed = columns("table", "inserted", "updated", "deleted", "", right=("inserted", "updated", "deleted"))
-    for one in sorted(tables, key=lambda table: not table.named_in_change):
+    for one in sorted(report.tables, key=lambda table: not table.named_in_change):
         why = "named in the change" if one.named_in_change else "reached by a cascade, trigger or function"
+        why = "put back" if report.mode is Mode.UNDO else why
         counts = (f"{count:,}" for count in (one.inserted, one.updated, one.deleted))
         listed.add_row(plain(one.table), *counts, Text(why, style="dim" if one.named_in_change else "yellow"))
     yield listed
@@ -118,7 +120,7 @@ def _statements(report: RunReport) -> Iterator[RenderableType]:
     listed = columns("line", "rows", "took", "", right=("line", "rows", "took"))
     for one in report.statements:
         text = shortened(plain(" ".join(one.text.split())), 72)
-        listed.add_row(str(one.line), f"{one.affected:,}", _seconds(one.seconds), Text(text))
+        listed.add_row(str(one.line), f"{one.affected:,}", seconds(one.seconds), Text(text))
     yield listed
 
 
@@ -177,9 +179,10 @@ def _rescue(report: RunReport) -> Iterator[RenderableType]:
     yield listed
 
 
-def _seconds(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
+def seconds(duration: float) -> str:
+    """Return a duration in the units that a person would use."""
+    if duration < 60:
+        return f"{duration:.2f} s"
+    minutes, rest = divmod(round(duration), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

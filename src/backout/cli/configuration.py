@@ -17,7 +17,7 @@ KEYS = {
         ("bookkeeping", "`[]`", "This table's own columns, instead of the project's; also `[tables.\"schema.name\"]`."),
     ),
     "environments.NAME": (
-        ("url", "-", "`postgresql://…` or `sqlite:///…`; or `url_env`, or `url_file`. `${NAME}` is a process variable."),
+        ("url", "-", "`postgresql://…` or `sqlite:///…`; or `url_env`, or `url_file`. `${NAME}`: a process variable."),
         ("url_env", "-", "The variable that holds the whole URL."),
         ("url_file", "-", "The file whose first line is the URL."),
         ("role", "the login role", "The role that changes run under."),

@@ -34,7 +34,7 @@ def report_failure(error: BaseException, arguments: Sequence[str]) -> int:
         if os.environ.get("BACKOUT_DEBUG") == "1":
             traceback.print_exception(error, file=sys.stderr)
         else:
-            show_error("note: BACKOUT_DEBUG=1 before the command prints where it happened")
+            show_error("note: BACKOUT_DEBUG=1 before the command prints where it happened; that may show values")
     return found.exit_status
 
 
@@ -79,7 +79,8 @@ def _as_backout_error(error: BaseException, arguments: Sequence[str]) -> Backout
     state = _state(arguments)
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return Interrupted("interrupted", state=state)
-    message = f"this is a bug in backout: please report it: {type(error).__name__}: {error}"
+    # The exception's own text may hold a row's value or a URL: it is printed with BACKOUT_DEBUG=1 only.
+    message = f"this is a bug in backout: please report it ({type(error).__name__})"
     return BackoutError(message, state=state)
 
 

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from backout.cli.bill import columns, many, section, when
+from backout.cli.bill import columns, many, seconds, section, when
 from backout.cli.rows import diff
 from backout.cli.screen import plain, shortened
 from backout.engines.values import RunRecord, RunState
@@ -64,7 +64,7 @@ def took(record: RunRecord) -> str:
     """Return how long the run lasted."""
     if record.finished_at is None:
         return "-"
-    return f"{(record.finished_at - record.started_at).total_seconds():.1f} s"
+    return seconds((record.finished_at - record.started_at).total_seconds())
 
 
 def way_back(record: RunRecord) -> str:

@@ -82,10 +82,8 @@ def _operation(change: RowChange) -> str:
 
 
 def _identifying(table: TableReport, change: RowChange, changed: list[str]) -> list[str]:
-    """Return the key: what a post-image has beside the columns that may have changed; else the first that is the same."""
-    before, after = change.before or {}, change.after or {}
-    key = [name for name in after if name not in table.changed_columns and name not in changed]
-    if table.changed_columns and key:
-        return key
-    same = [name for name in before if name not in changed]
+    """Return the key; of a table without one the first column that stayed the same."""
+    if table.key:
+        return list(table.key)
+    same = [name for name in change.before or {} if name not in changed]
     return same[:1]

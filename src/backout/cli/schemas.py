@@ -43,7 +43,7 @@ _COUNTS = _object(inserted=_WHOLE, updated=_WHOLE, deleted=_WHOLE)
 _ANY_OBJECT: Schema = {"type": "object"}
 _TABLE = _object(
     table=_TEXT, inserted=_WHOLE, updated=_WHOLE, deleted=_WHOLE, captured_by=_TEXT, named_in_change=_BOOL,
-    changed_columns=_list(_TEXT), sample=_list(_object(before=_ROW, after=_ROW)),
+    key=_list(_TEXT), changed_columns=_list(_TEXT), sample=_list(_object(before=_ROW, after=_ROW)),
 )  # fmt: skip
 _CONFLICT = _object(
     number=_WHOLE, table=_TEXT, kind=_one_of(ConflictKind), key=_ANY_OBJECT, columns=_list(_TEXT), before=_ROW,

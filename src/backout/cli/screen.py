@@ -41,12 +41,10 @@ def console(stream: IO[str] | None = None, *, width: int | None = None) -> Conso
 def show(renderables: Iterable[RenderableType]) -> None:
     """Print a result for a person."""
     out = console()
-    try:
+    with out.capture() as captured:  # rich itself would end the process where nobody reads
         for one in renderables:
             out.print(one)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _reader_went_away()
+    show_text("\n".join(line.rstrip() for line in captured.get().removesuffix("\n").split("\n")))
 
 
 def show_json(value: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ def _plain_or_quoted(name: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `position` outlives a rename (PostgreSQL: attnum; SQLite: cid)."""
+    """One column; `position` outlives a rename (PostgreSQL: attnum). 0: nothing does, the name alone counts (SQLite)."""
 
     name: str
     type: str
@@ -88,6 +88,7 @@ class CapturedTable:
     after_rescue: str | None
     left_rescue: str | None = None  # keys of the rows that undo runs have not restored yet, once there was one
     undone: bool = False  # every row that can be restored has been
+    both_rows: int = 0  # rows in both images, where `counted` is None: those were updated
 
 
 @dataclass(frozen=True)

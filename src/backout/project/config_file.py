@@ -33,7 +33,7 @@ _UNITS = {
 }
 _UNIT_OF = {alias: unit for unit, aliases in _UNITS.items() for alias in (unit, *aliases)}
 _SECTIONS = ("project", "undo", "tables", "environments")
-_ENVIRONMENT = (
+ENVIRONMENT_KEYS = (
     "url", "url_env", "url_file", "role", "superuser", "lock_timeout", "statement_timeout", "keep", "rescue_schema",
     "min_proof", "isolation", "parameters",
 )  # fmt: skip
@@ -78,7 +78,9 @@ def parse_config(text: str, path: Path) -> Config:
     undo.only(("bookkeeping", "append_only"))
     folder = path.resolve().parent
     tables = {name: one.names("bookkeeping") for name, one in root.tables("tables", ("bookkeeping",))}
-    environments = {name: _environment(name, one, folder) for name, one in root.tables("environments", _ENVIRONMENT)}
+    environments = {
+        name: _environment(name, one, folder) for name, one in root.tables("environments", ENVIRONMENT_KEYS)
+    }
     return Config(
         path=path,
         folder=folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backout.engines.values import JournalState
@@ -9,22 +10,32 @@ from backout.errors import BackoutError
 from backout.gates.judge import Stamp, require_ordinary_role, require_primary, require_stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from backout.engines.protocol import Database
-    from backout.project.config import Environment
-    from backout.project.project import Advice, Project
+    from backout.project.config import Config, Environment
 
 
-def advise(project: Project, on: str | None) -> tuple[Advice, ...]:
-    """Look at the configuration and, with `on`, at that database. Writes nothing."""
-    return tuple(_of_config(project)) + (tuple(_of_database(project, on)) if on else ())
+@dataclass(frozen=True)
+class Advice:
+    """One line of `doctor`: `level` is "wrong", "weak" or "fine"."""
+
+    level: str
+    text: str
+    hint: str | None = None
 
 
-def _of_config(project: Project) -> Iterator[Advice]:
-    from backout.project.project import Advice
+def advise(
+    config: Config, environment: Environment | None, connect: Callable[[Environment], Database]
+) -> tuple[Advice, ...]:
+    """Look at the configuration and, with an environment, at its database. Writes nothing."""
+    found = list(_of_config(config))
+    if environment is not None:
+        found += _of_database(environment, connect)
+    return tuple(found)
 
-    config = project.config
+
+def _of_config(config: Config) -> Iterator[Advice]:
     if config.path is None:
         yield Advice("weak", "there is no backout.toml here or above", "make one: backout init")
         return
@@ -42,12 +53,9 @@ def _of_config(project: Project) -> Iterator[Advice]:
         yield Advice("fine", "no bookkeeping columns and no append-only tables are named")
 
 
-def _of_database(project: Project, on: str) -> Iterator[Advice]:
-    from backout.project.project import Advice
-
-    environment = project.config.environment(on)
+def _of_database(environment: Environment, connect: Callable[[Environment], Database]) -> Iterator[Advice]:
     try:
-        database = project.open(environment)
+        database = connect(environment)
     except BackoutError as error:
         yield Advice("wrong", error.message, error.hint)
         return
@@ -60,10 +68,9 @@ def _of_database(project: Project, on: str) -> Iterator[Advice]:
 
 
 def _facts(database: Database, environment: Environment) -> Iterator[Advice]:
-    from backout.project.project import Advice
-
     facts = database.facts()
-    yield Advice("fine", f"{facts.product} {facts.version}, database {facts.database}, role {facts.role or facts.login_role}")
+    role = facts.role or facts.login_role
+    yield Advice("fine", f"{facts.product} {facts.version}, database {facts.database}" + (f", role {role}" if role else ""))
     try:
         require_primary(facts, environment.name)
         require_ordinary_role(facts, database.settings)

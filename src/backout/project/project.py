@@ -49,6 +49,7 @@ from backout.lint.model import Level, Review
 from backout.lint.review import review
 from backout.project.config import Config, Environment
 from backout.project.config_file import load_config
+from backout.project.doctor import Advice, advise
 from backout.project.engine import dialect_of, open_database
 from backout.project.folder import init_folder
 from backout.recovery.plan import UndoPolicy
@@ -92,15 +93,6 @@ class CheckReport:
     review: Review
     tables: tuple[TableFacts, ...] = ()
     missing_tables: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Advice:
-    """One line of `doctor`: `level` is "wrong", "weak" or "fine"."""
-
-    level: str
-    text: str
-    hint: str | None = None
 
 
 class Project:
@@ -288,9 +280,8 @@ class Project:
 
     def doctor(self, on: str | None = None) -> tuple[Advice, ...]:
         """What is wrong or weak in the configuration and, with `on`, in that database."""
-        from backout.project.doctor import advise
-
-        return advise(self, on)
+        environment = self.config.environment(on) if on is not None else None
+        return advise(self.config, environment, self.open)
 
     # -- setting up ----------------------------------------------------------------------------------------------------
 
@@ -356,6 +347,7 @@ class Project:
             if not ask("create_journal", f'make the journal (schema "backout") in {facts.database} as "{environment.name}"?'):
                 raise Refused("journal", "there is no journal in this database", hint=f"backout init --on {environment.name}")
             database.journal.create()
+            facts = database.facts()  # an engine without an identity of its own has one from now on
         stamp = Stamp(*database.journal.stamp())
         require_stamp(stamp, facts, database.settings)
         if intent.writes or facts.is_primary:

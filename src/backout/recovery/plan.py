@@ -82,7 +82,9 @@ def plan_undo(
 
 def _columns(then: Table, now: Table, notes: list[str]) -> dict[str, str]:
     """Captured column -> column of now: by position where the table is the very same, since that outlives a rename."""
-    by_position = {column.position: column.name for column in now.columns} if then.identifier == now.identifier else {}
+    by_position: dict[int, str] = {}
+    if then.identifier == now.identifier and all(column.position for column in then.columns):
+        by_position = {column.position: column.name for column in now.columns}
     names = {column.name for column in now.columns}
     matched = {}
     for column in then.columns:

@@ -74,8 +74,8 @@ def _judge(captured: CapturedTable, counted: Counts, failures: list[str]) -> tup
 
 
 def _judge_sum(capture: Capture, counted: int, failures: list[str]) -> tuple[Tightness, int]:
-    """Each net change of a row needs at least one write; keys in both images are one change, so bound by the larger."""
-    least = sum(max(one.before_rows, one.after_rows) for one in capture.tables)
+    """Each row that was inserted, updated or deleted, on balance, needs at least one write."""
+    least = sum(one.before_rows + one.after_rows - one.both_rows for one in capture.tables)
     if least > counted:
         failures.append(_mismatch("all tables together", "written", counted, least, "captured"))
     return (Tightness.EXACT, 0) if least == counted else (Tightness.BOUNDED, 0)

@@ -109,6 +109,7 @@ def table_as_json(table: TableReport, *, sample: bool = True) -> Json:
         "deleted": table.deleted,
         "captured_by": table.captured_by,
         "named_in_change": table.named_in_change,
+        "key": list(table.key),
         "changed_columns": list(table.changed_columns),
     }
     return result | {"sample": [_row(one) for one in table.sample]} if sample else result

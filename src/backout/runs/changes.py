@@ -118,13 +118,12 @@ def table_report(one: CapturedTable, named: frozenset[tuple[str | None, str]], s
     is_named = (None, name.name) in named or (name.schema, name.name) in named
     return TableReport(
         str(name), inserted, updated, deleted, one.captured_by, is_named, tuple(sample),
-        tuple(column for column in one.after_columns if column not in one.table.key),
+        tuple(column for column in one.after_columns if column not in one.table.key), one.table.key,
     )  # fmt: skip
 
 
 def _net(one: CapturedTable) -> tuple[int, int, int]:
-    both = min(one.before_rows, one.after_rows)
-    return one.after_rows - both, both, one.before_rows - both
+    return one.after_rows - one.both_rows, one.both_rows, one.before_rows - one.both_rows
 
 
 def _way_back(
@@ -162,7 +161,8 @@ def _checked_after(database: Database, run: ChangeRun, report: RunReport) -> Run
     failed = [one for one in found if not one.passed]
     if failed:
         error = CheckAfterFailed(
-            f'the check "{failed[0].title}" after the commit is not true: its query said {failed[0].value}',
+            f'the check "{failed[0].title}" after the commit is not true'
+            + ("" if report.data == PHI else f": its query said {failed[0].value}"),
             state="committed", hint=f"look at the data, then keep it or take it back: backout undo {report.identifier}",
         )  # fmt: skip
         error.report = report

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 from backout.change.bind import bounds
-from backout.change.model import Change, Step, StepKind
+from backout.change.model import Change, DataClass, Step, StepKind
 from backout.engines.protocol import Transaction
 from backout.engines.values import Mode, UpdateHint
 from backout.errors import AssertionFailed, BackoutError, DatabaseFailed, ExpectationFailed
@@ -77,9 +77,13 @@ class Recorder:
         self.assertions.append(judged(step, result.rows))
         if not self.assertions[-1].passed:
             raise AssertionFailed(
-                f'the assertion "{step.title}" is not true: its query said {self.assertions[-1].value}',
+                f'the assertion "{step.title}" is not true: its query said {self._said(self.assertions[-1])}',
                 hint="look at the rows with `backout ghost`; change the statements or the assertion",
             )
+
+    def _said(self, assertion: AssertionReport) -> str:
+        """Of PHI no value leaves the database, not even in an error."""
+        return "•••" if self.change.metadata.data is DataClass.PHI else assertion.value
 
     def _track(self, transaction: Transaction, kind: StepKind) -> None:
         for step in self.change.steps:

@@ -41,6 +41,7 @@ class TableReport:
     named_in_change: bool  # False: reached by a cascade, a trigger, a rule or a function
     sample: tuple[RowChange, ...] = ()
     changed_columns: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def supervise(database: Database, reopen: Reopen, work: Work) -> RunReport:
             return _finish(database, transaction, number, report, RunState.ROLLED_BACK, began)
         report = replace(report, outcome=RunState.COMMITTED, state="committed", duration_s=monotonic() - began)
         transaction.record(number, RunState.COMMITTED, capture.tables, report_for_journal(report))
-        return _commit(transaction, reopen, number, report)
+        return _with_times(database, _commit(transaction, reopen, number, report))
     except BackoutError as error:
         if not isinstance(error, OutcomeUnknown):
             _abandon(database, transaction, number, report, error, began)
@@ -116,6 +116,18 @@ def _commit(transaction: Transaction, reopen: Reopen, number: int, report: RunRe
             raise
 
 
+def _with_times(database: Database, report: RunReport) -> RunReport:
+    """When it began and until when the way back is kept, by the database's clock; the run is committed already."""
+    try:
+        record = database.journal.run(report.run)
+    except BackoutError:
+        return report
+    if record is None:
+        return report
+    rescue = tuple(replace(one, expires_at=record.expires_at) for one in report.rescue)
+    return replace(report, rescue=rescue, started_at=record.started_at)
+
+
 def _ask_journal(reopen: Reopen, number: int) -> RunRecord | None:
     try:
         database = reopen()
@@ -139,8 +151,8 @@ def _abandon(
     state = _state_of(error)
     if error.report is None:
         error.report = replace(report, outcome=state, state=error.state, duration_s=monotonic() - began)
-    found = error.report
-    assert isinstance(found, RunReport)
+    assert isinstance(error.report, RunReport)
+    error.report = found = _merged(report, error.report)
     try:
         database.journal.end_run(number, state, (), {**report_for_journal(found), "error": error.code})
     except BackoutError:

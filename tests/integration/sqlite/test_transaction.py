@@ -145,7 +145,7 @@ def test_on_conflict_rollback_does_not_let_later_statements_escape(tmp_path: Pat
     with pytest.raises(DatabaseFailed):
         transaction.execute("INSERT OR ROLLBACK INTO p VALUES (1, 5, 'x')", ())
     with pytest.raises(DatabaseFailed):
-        transaction.script().execute("DELETE FROM p")
+        transaction.script(lambda _: None).execute("DELETE FROM p")
     transaction.rollback()
     assert before == dump(path)
 
@@ -219,8 +219,8 @@ def test_sqlalchemy_is_refused_with_the_way_to_go(tmp_path: Path) -> None:
     database = opened(make(tmp_path / "a.db", SCHEMA))
     transaction = database.transaction(())
     with pytest.raises(Refused):
-        transaction.script().sqlalchemy()
-    assert [(1,)] == transaction.script().execute("SELECT ?", (1,)).rows
+        transaction.script(lambda _: None).sqlalchemy()
+    assert [(1,)] == transaction.script(lambda _: None).execute("SELECT ?", (1,)).rows
     transaction.rollback()
     assert not database.capabilities.sqlalchemy
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from backout.cli.demo.story import CHANGE
 from backout.engines.postgres.embedded import DISPOSABLE, EmbeddedServer
 from backout.errors import UsageError
 
-CHANGE = "close-outage-referrals"
 DATABASE = "clinic"
 APPLICATION = "clinic_app"
 OPERATOR = "backout"
@@ -52,7 +52,7 @@ class Clinic:
     def psql(self, statement: str) -> str:
         """Run SQL as the application, as a colleague would; returns what psql prints."""
         url = self.server.url(DATABASE, user=APPLICATION)
-        return _psql(self.server, url, self.app_password, statement)
+        return _psql(self.server, url, self.app_password, f"\\unset QUIET\n{statement}\n").rstrip()
 
 
 @contextmanager

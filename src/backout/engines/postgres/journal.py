@@ -1,8 +1,9 @@
 """The journal: tables in schema `backout` of the target database, the truth about its runs.
 
 A run's number is given out, durably, before its transaction begins; its end is written in that transaction, so that
-"committed" in the journal and the change itself are one atom. A run that says `running` and whose session is gone is
-settled by the server's own word (`pg_xact_status`), never by guessing.
+"committed" in the journal and the change itself are one atom. A run that says `running` and that no session holds any
+more has therefore not committed. Its sessions hold it by a shared advisory lock: the journal's from its beginning to its
+end, the other two until their transactions have ended (`hold`), which can be after the death of our process.
 
 Invariant: only sessions of the login role write here, never the environment's role.
 """
@@ -109,20 +110,23 @@ class PostgresJournal:
 
     def begin_run(self, start: RunStart) -> int:
         """Number the run, and hold a lock that shows that somebody is on it."""
-        number: int = self._control.value(
-            "INSERT INTO backout.run (change, digest, title, mode, environment, operator, undo_of, state, keep_days, "
-            "rescue_schema) VALUES ($1, $2, $3, $4, $5, $6, $7, 'running', $8, $9) RETURNING number",
-            [
-                start.change, start.digest, start.title, start.mode.value, start.environment, start.operator,
-                start.undo_of, start.keep_days, self._settings.rescue_schema,
-            ],
-        )
-        self._control.run(f"SELECT pg_catalog.pg_advisory_lock({LOCK_CLASS}, {number})")
+        control = self._control
+        control.run("BEGIN")  # nobody sees the run before the lock is held
+        try:
+            number: int = control.value(
+                "INSERT INTO backout.run (change, digest, title, mode, environment, operator, undo_of, state, keep_days, "
+                "rescue_schema) VALUES ($1, $2, $3, $4, $5, $6, $7, 'running', $8, $9) RETURNING number",
+                [
+                    start.change, start.digest, start.title, start.mode.value, start.environment, start.operator,
+                    start.undo_of, start.keep_days, self._settings.rescue_schema,
+                ],
+            )
+            control.run(f"SELECT pg_catalog.pg_advisory_lock_shared({LOCK_CLASS}, {number})")
+        except BaseException:
+            control.run("ROLLBACK")
+            raise
+        control.run("COMMIT")
         return number
-
-    def note_transaction(self, run: int, xid: int) -> None:
-        """Remember which transaction the run is, so that its outcome can be asked for."""
-        self._control.run("UPDATE backout.run SET xid = $2::text::xid8 WHERE number = $1", [run, str(xid)])
 
     def lock_holder(self, ours: Sequence[int]) -> str | None:
         """Who stands in the way of a lock, in words."""
@@ -157,15 +161,30 @@ class PostgresJournal:
         self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]
     ) -> None:
         """Record the end of a run that its own transaction did not record."""
-        write_end(self._control, run, state, tables, report)
-        if state is not RunState.COMMITTED:
-            self._drop_tables(run)
-        self._control.run(f"SELECT pg_catalog.pg_advisory_unlock({LOCK_CLASS}, {run})")
+        self._end(run, state, tables, report)
+        self._control.run(f"SELECT pg_catalog.pg_advisory_unlock_shared({LOCK_CLASS}, {run})")
+
+    def _end(self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]) -> None:
+        """In one transaction, since nobody looks for the rescue tables of a run that has ended."""
+        self._control.run("BEGIN")
+        try:
+            write_end(self._control, run, state, tables, report)
+            if state is not RunState.COMMITTED:
+                self._drop_tables(run)
+        except BaseException:
+            self._control.run("ROLLBACK")
+            raise
+        self._control.run("COMMIT")
 
     def runs(self, limit: int) -> Sequence[RunRecord]:
-        """The newest first, without their tables."""
+        """The newest first."""
         rows = self._control.run(f"{_SELECT_RUN} ORDER BY number DESC LIMIT $1", [limit]).rows
-        return [_record(row, ()) for row in rows]
+        tables: dict[int, list[CapturedTable]] = {row[0]: [] for row in rows}
+        for number, *table in self._control.run(
+            f"SELECT run, {_TABLE_COLUMNS} FROM backout.run_table WHERE run = ANY ($1) ORDER BY run, place", [list(tables)]
+        ).rows:
+            tables[number].append(_captured(tuple(table)))
+        return [_record(row, tuple(tables[row[0]])) for row in rows]
 
     def run(self, number: int) -> RunRecord | None:
         """One run with its tables."""
@@ -178,20 +197,19 @@ class PostgresJournal:
     def settle(self) -> Sequence[RunRecord]:
         """Decide the runs that say `running` and are not; see the module's docstring."""
         settled = []
-        for number, xid_state in self._control.run(
-            "SELECT number, CASE WHEN xid IS NULL THEN 'none' ELSE pg_catalog.pg_xact_status(xid) END "
-            "FROM backout.run WHERE state = 'running' ORDER BY number"
-        ).rows:
-            if xid_state == "in progress" or not self._try_lock(number):
+        for (number,) in self._control.run(_SELECT_RUNNING + " ORDER BY number").rows:
+            if not self._control.value(f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_CLASS}, {number})"):
                 continue
-            self.end_run(number, RunState.INTERRUPTED, (), {"outcome": "interrupted", "state": "rolled back"})
-            record = self.run(number)
-            assert record is not None
-            settled.append(record)
+            try:
+                # Asked again: it may have committed, and its sessions ended, since the list was read.
+                if self._control.run(f"{_SELECT_RUNNING} AND number = $1", [number]).rows:
+                    self._end(number, RunState.INTERRUPTED, (), {"outcome": "interrupted", "state": "rolled back"})
+                    record = self.run(number)
+                    assert record is not None
+                    settled.append(record)
+            finally:
+                self._control.run(f"SELECT pg_catalog.pg_advisory_unlock({LOCK_CLASS}, {number})")
         return settled
-
-    def _try_lock(self, number: int) -> bool:
-        return bool(self._control.value(f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_CLASS}, {number})"))
 
     def sample(self, record: RunRecord, captured: CapturedTable, limit: int) -> Sequence[RowChange]:
         """Rows of a finished run, from its rescue tables."""
@@ -234,6 +252,11 @@ class PostgresJournal:
             self._control.run(f"DROP TABLE {qualified(TableName(schema, name))}", doing="drop a rescue table")
 
 
+def hold(session: Session, run: int) -> None:
+    """Show until the end of the session's transaction that the run may still commit: `settle` leaves it alone."""
+    session.run(f"SELECT pg_catalog.pg_advisory_xact_lock_shared({LOCK_CLASS}, {run})")
+
+
 def rescue_name(run: int, place: int, side: str) -> str:
     """A rescue table's name; made of numbers, so that no two can collide however long the user's names are."""
     return f"run_{run}_{place}_{side}"
@@ -245,7 +268,8 @@ def write_end(
     """Write a run's end; the caller owns the transaction."""
     session.run(
         "UPDATE backout.run SET state = $2, finished_at = pg_catalog.clock_timestamp(), report = $3::text::jsonb, "
-        "expires_at = CASE WHEN $2 = 'committed' THEN pg_catalog.clock_timestamp() + keep_days * interval '1 day' END "
+        "expires_at = CASE WHEN $2 = 'committed' THEN pg_catalog.clock_timestamp() + keep_days * interval '1 day' END, "
+        "xid = CASE WHEN $2 = 'committed' THEN pg_catalog.pg_current_xact_id() END "
         "WHERE number = $1",
         [run, state.value, json.dumps(report)],
     )
@@ -266,16 +290,18 @@ def write_end(
         )
 
 
+_SELECT_RUNNING = "SELECT number FROM backout.run WHERE state = 'running'"
+
 _SELECT_RUN = (
     "SELECT number, change, digest, title, mode, environment, operator, undo_of, state, keep_days, started_at, "
     "finished_at, expires_at, rescue_dropped_at, open_conflicts, report FROM backout.run"
 )
 
-_SELECT_TABLE = (
-    "SELECT table_schema, table_name, table_oid::text, columns, key, triggers, inserted, updated, deleted, "
-    "before_rows, after_rows, after_columns, captured_by, before_rescue, after_rescue, left_rescue, undone "
-    "FROM backout.run_table"
+_TABLE_COLUMNS = (
+    "table_schema, table_name, table_oid::text, columns, key, triggers, inserted, updated, deleted, "
+    "before_rows, after_rows, after_columns, captured_by, before_rescue, after_rescue, left_rescue, undone"
 )
+_SELECT_TABLE = f"SELECT {_TABLE_COLUMNS} FROM backout.run_table"
 
 
 def _record(row: tuple[Any, ...], tables: tuple[CapturedTable, ...]) -> RunRecord:

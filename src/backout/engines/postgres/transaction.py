@@ -20,7 +20,7 @@ import psycopg
 from backout.engines.postgres import catalogue, tripwires
 from backout.engines.postgres.capture import Marks, Place, capture_table
 from backout.engines.postgres.errors import primary_message, translated
-from backout.engines.postgres.journal import PostgresJournal, rescue_name, write_end
+from backout.engines.postgres.journal import PostgresJournal, hold, rescue_name, write_end
 from backout.engines.postgres.names import comma, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.samples import sample_rows
@@ -137,7 +137,7 @@ class PostgresTransaction:
     def capture(self, run: int, hints: Sequence[UpdateHint], *, keep: bool) -> Capture:
         """See the protocol."""
         main = self._main
-        self._journal.note_transaction(run, self.xid)
+        hold(main, run)
         narrowed = self._narrowed(hints)  # names mean what they mean under the change's own search_path
         main.run("SET CONSTRAINTS ALL IMMEDIATE", doing="check the deferred constraints")
         main.run("SET LOCAL ROLE NONE")
@@ -156,6 +156,7 @@ class PostgresTransaction:
         if again:
             self._aux.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
             self._limit(self._aux)
+        hold(self._aux, run)
         captured = self._capture_tables(run, observed, narrowed if not again else {})
         if keep:
             self._aux.run("COMMIT", doing="make the rescue durable")

@@ -98,7 +98,7 @@ def revert(
     main.run(f"DROP TABLE IF EXISTS {CONFLICT_TABLE}")
     main.run(
         f"CREATE TEMP TABLE {CONFLICT_TABLE.removeprefix('pg_temp.')} (place int, identity text, kind text, "
-        "columns text[], number bigint, forced boolean NOT NULL DEFAULT false) ON COMMIT DROP"
+        "columns text[], detail text, number bigint, forced boolean NOT NULL DEFAULT false) ON COMMIT DROP"
     )
     _keep_triggers_out(work)
     outcome = _optimistic(work) or _careful(work, resolution)
@@ -266,7 +266,7 @@ def _discover(work: _Work) -> None:
             before = work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE}")
             _write_or_find(work)
             found = _broken_keys(work) + work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE}") - before
-            kept = work.main.run(f"SELECT place, identity, kind, columns FROM {CONFLICT_TABLE}").rows if found else []
+            kept = work.main.run(f"SELECT place, identity, kind, columns, detail FROM {CONFLICT_TABLE}").rows if found else []
             work.main.run("ROLLBACK TO SAVEPOINT backout_undo")
             if found:
                 _put_back(work, kept)
@@ -278,14 +278,14 @@ def _discover(work: _Work) -> None:
     )
 
 
-def _put_back(work: _Work, rows: Sequence[tuple[int, str, str, list[str]]]) -> None:
+def _put_back(work: _Work, rows: Sequence[tuple[int, str, str, list[str], str | None]]) -> None:
     """The conflict table lost what was found inside of the savepoint; write it anew, one row for each identity."""
     work.main.run(f"DELETE FROM {CONFLICT_TABLE}")
-    unique = {(place, identity): (kind, columns) for place, identity, kind, columns in reversed(rows)}
-    for (place, identity), (kind, columns) in unique.items():
+    unique = {(place, identity): rest for place, identity, *rest in reversed(rows)}
+    for (place, identity), rest in unique.items():
         work.main.run(
-            f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) VALUES ($1, $2, $3, $4)",
-            [place, identity, kind, columns],
+            f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns, detail) VALUES ($1, $2, $3, $4, $5)",
+            [place, identity, *rest],
         )
 
 
@@ -327,8 +327,8 @@ def _piecemeal(work: _Work) -> list[tuple[int, int, int]]:
         if isinstance(table, KeylessTable):
             if not _is_left(work, table):
                 for operation in (0, 2):
-                    for text in _texts(table, operation, merging=True):
-                        written[index][operation] += work.main.run(text, doing="put the rows back").affected
+                    for whole in _texts(table, operation, merging=True):
+                        written[index][operation] += work.main.run(whole, doing="put the rows back").affected
             continue
         for operation in range(3):
             rows = work.main.run(table.identities(operation)).rows
@@ -348,8 +348,9 @@ def _piecemeal(work: _Work) -> list[tuple[int, int, int]]:
     for (index, _), group in pending.items():
         for identity in group:
             work.main.run(
-                f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) VALUES ($1, $2, $3, ARRAY[]::text[])",
-                [work.tables[index].place, identity, ConflictKind.CONSTRAINT.value],
+                f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns, detail) "
+                "VALUES ($1, $2, $3, ARRAY[]::text[], $4)",
+                [work.tables[index].place, identity, ConflictKind.CONSTRAINT.value, said.get(identity)],
             )
     return [(deleted, updated, inserted) for deleted, updated, inserted in written]
 
@@ -449,7 +450,7 @@ def _listed(work: _Work) -> tuple[tuple[Conflict, ...], str]:
         ours = names
         if isinstance(table, KeyedTable):
             ours = [p.captured.name for p in table.pairs if p in table.key or p in table.touched]
-        for number, kind, columns, _, *cells in work.main.run(table.rows_in_conflict(LISTED_CONFLICTS)).rows:
+        for number, kind, columns, detail, *cells in work.main.run(table.rows_in_conflict(LISTED_CONFLICTS)).rows:
             before = _row(names, cells[: len(names)])
             after = _row(ours, cells[len(names) : len(names) + len(ours)])
             now = _row(names, cells[len(names) + len(ours) :])
@@ -458,7 +459,7 @@ def _listed(work: _Work) -> tuple[tuple[Conflict, ...], str]:
             known = before or after or now or {}
             identity = {name: known.get(name) for name in (key or names)}
             conflicts.append(
-                Conflict(number, table.undo.table.name, ConflictKind(kind), identity, tuple(columns), before, after, now)
+                Conflict(number, table.undo.table.name, ConflictKind(kind), identity, tuple(columns), before, after, now, detail or "")
             )
     text = repr((total, [(c.number, str(c.table), c.kind.value, c.key, c.now) for c in conflicts]))
     return tuple(sorted(conflicts, key=lambda c: c.number)), sha256(text.encode()).hexdigest()

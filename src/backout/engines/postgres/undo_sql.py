@@ -5,7 +5,7 @@ deleted, one only in `q` inserted by the run. Every statement compares and write
 COMMITTED the server itself checks the comparison again on a row that somebody changed in between (manual 13.2.1).
 
 A row that is not as the run left it is a *conflict* and is left alone, unless it is forced. Conflicts live in a
-temporary table while the undo decides: `pg_temp.backout_conflict (place, identity, kind, columns, forced)`.
+temporary table while the undo decides: `pg_temp.backout_conflict (place, identity, kind, columns, detail, number, forced)`.
 """
 
 from __future__ import annotations
@@ -374,7 +374,7 @@ class KeyedTable:
             for p in self.key
         )
         return (
-            f"SELECT x.number, x.kind, x.columns, x.forced, {comma(cells)} FROM {CONFLICT_TABLE} x "
+            f"SELECT x.number, x.kind, x.columns, x.detail, {comma(cells)} FROM {CONFLICT_TABLE} x "
             f"JOIN ({self.before} FULL JOIN {self.after} ON {self.same_key}) ON x.identity = {identity} "
             f"LEFT JOIN {self.target} AS t ON {now_key} "
             f"WHERE x.place = {self.place} ORDER BY x.number LIMIT {limit}"
@@ -559,7 +559,7 @@ class KeylessTable:
         cells = ["NULL::text"] * len(names) + [f"q.{quoted(name)}::text" for name in names] + ["NULL::text"] * len(names)
         source = qualified(TableName(self.rescue_schema, after))
         return (
-            f"SELECT x.number, x.kind, x.columns, x.forced, {comma(cells)} FROM {CONFLICT_TABLE} x "
+            f"SELECT x.number, x.kind, x.columns, x.detail, {comma(cells)} FROM {CONFLICT_TABLE} x "
             f"JOIN LATERAL (SELECT i.* FROM {source} i WHERE {self._image('i')} = x.identity LIMIT 1) q ON true "
             f"WHERE x.place = {self.place} ORDER BY x.number LIMIT {limit}"
         )

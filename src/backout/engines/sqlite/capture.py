@@ -261,6 +261,7 @@ def _captured(run: int, entry: _Found) -> CapturedTable:
         captured_by="session",
         before_rescue=images.rescue_name(run, entry.position, "before") if before else None,
         after_rescue=images.rescue_name(run, entry.position, "after") if after else None,
+        both_rows=entry.updated,
     )
 
 

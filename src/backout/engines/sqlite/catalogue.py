@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import apsw
 
@@ -48,6 +49,7 @@ class Form:
     ambiguous_key: bool  # the key's index compares otherwise than its columns do
 
 
+@lru_cache(maxsize=1024)  # the session asks for every row that is written
 def is_own(name: str) -> bool:
     """Whether the table is backout's or SQLite's own: exactly these are left out, no prefix that a user may use."""
     return OWN_TABLES.fullmatch(name) is not None or name.lower().startswith("sqlite_")
@@ -73,14 +75,14 @@ def find_table(connection: apsw.Connection, name: str) -> Table | None:
 
 
 def describe(connection: apsw.Connection, name: str) -> Table:
-    """The table as the catalogue has it; `position` is the cid (which shifts when a column before it is dropped)."""
+    """The table as the catalogue has it. `position` is 0: a cid shifts when a column before it is dropped."""
     columns = []
     key: list[tuple[int, str]] = []
     # hidden: 2 is a virtual, 3 a stored generated column
-    for cid, column, kind, place, hidden in connection.execute(
-        "SELECT cid, name, type, pk, hidden FROM pragma_table_xinfo(?, 'main')", (name,)
+    for column, kind, place, hidden in connection.execute(
+        "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?, 'main')", (name,)
     ):
-        columns.append(Column(str(column), str(kind), int(cid), generated=hidden in (2, 3)))
+        columns.append(Column(str(column), str(kind), 0, generated=hidden in (2, 3)))
         if place:
             key.append((int(place), str(column)))
     triggers = connection.execute(

@@ -90,6 +90,10 @@ class SqliteDatabase:
         with translated(self._handle.name, state=UNTOUCHED, lock_timeout_s=self._handle.lock_timeout_s):
             return find_table(self._connection, name.name)
 
+    def undo_obstacle(self, tables: Sequence[Table]) -> str | None:  # noqa: ARG002  the protocol's
+        """Nothing: whoever can write the file can switch triggers off for its own connection."""
+        return None
+
     def table_facts(self, schema: str | None, name: str) -> TableFacts | None:
         """For `check --on`; virtual tables too (key and columns unknown); None: no such table."""
         if schema is not None and schema.lower() != "main":
@@ -139,7 +143,10 @@ class SqliteDatabase:
         return single(self._connection, query, (table.name.name,))  # type: ignore[no-any-return]
 
     def transaction(
-        self, known_tables: Sequence[tuple[str | None, str]], *, snapshot: bool = False
+        self,
+        known_tables: Sequence[tuple[str | None, str]],
+        *,
+        snapshot: bool = False,  # noqa: ARG002  the protocol's
     ) -> SqliteTransaction:
         """Begin; every transaction of SQLite is serializable (https://sqlite.org/isolation.html), `snapshot` or not.
 

@@ -148,8 +148,8 @@ class SqliteJournal:
         self._require()
         with self._writing() as connection:
             connection.execute(
-                'INSERT INTO main.backout_run ("change", digest, title, mode, environment, operator, undo_of, keep_days,'
-                f" state, holder, started_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, {records.NOW})",
+                'INSERT INTO main.backout_run ("change", digest, title, mode, environment, operator, undo_of,'
+                f" keep_days, state, holder, started_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, {records.NOW})",
                 (
                     *(start.change, start.digest, start.title, start.mode.value, start.environment, start.operator),
                     *(start.undo_of, start.keep_days, self._holder.text()),

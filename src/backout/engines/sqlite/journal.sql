@@ -37,5 +37,6 @@ CREATE TABLE main.backout_run_table (
     after_rescue TEXT,
     left_rescue TEXT,
     undone INTEGER NOT NULL DEFAULT 0,
+    both_rows INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (run, position)
 );

@@ -25,8 +25,8 @@ UPDATE main.backout_run
 _INSERT_TABLE = """
 INSERT INTO main.backout_run_table
        (run, position, table_name, definition, before_rows, after_rows, after_columns, captured_by,
-        before_rescue, after_rescue, left_rescue, undone)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        before_rescue, after_rescue, left_rescue, undone, both_rows)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _SELECT_RUN = """
 SELECT number, "change", digest, title, mode, environment, operator, undo_of, keep_days, state, started_at,
@@ -34,7 +34,8 @@ SELECT number, "change", digest, title, mode, environment, operator, undo_of, ke
   FROM main.backout_run
 """
 _SELECT_TABLES = """
-SELECT definition, before_rows, after_rows, after_columns, captured_by, before_rescue, after_rescue, left_rescue, undone
+SELECT definition, before_rows, after_rows, after_columns, captured_by, before_rescue, after_rescue, left_rescue,
+       undone, both_rows
   FROM main.backout_run_table WHERE run = ? ORDER BY position
 """
 
@@ -58,7 +59,7 @@ def write_end(
     connection.execute("DELETE FROM main.backout_run_table WHERE run = ?", (run,))
     for position, entry in enumerate(tables):
         values = (run, position, entry.table.name.name, _definition(entry.table), entry.before_rows, entry.after_rows)
-        rescue = (entry.before_rescue, entry.after_rescue, entry.left_rescue, int(entry.undone))
+        rescue = (entry.before_rescue, entry.after_rescue, entry.left_rescue, int(entry.undone), entry.both_rows)
         columns = json.dumps(entry.after_columns, ensure_ascii=False)
         connection.execute(_INSERT_TABLE, (*values, columns, entry.captured_by, *rescue))
 
@@ -107,7 +108,7 @@ def _time(text: str | None) -> datetime | None:
 
 def _tables(connection: apsw.Connection, run: int) -> tuple[CapturedTable, ...]:
     found = []
-    for definition, before, after, columns, by, *rescue, undone in fetch(connection, _SELECT_TABLES, (run,)):
+    for definition, before, after, columns, by, *rescue, undone, both in fetch(connection, _SELECT_TABLES, (run,)):
         found.append(
             CapturedTable(
                 table=_table(definition),
@@ -120,6 +121,7 @@ def _tables(connection: apsw.Connection, run: int) -> tuple[CapturedTable, ...]:
                 after_rescue=rescue[1],
                 left_rescue=rescue[2],
                 undone=bool(undone),
+                both_rows=both,
             )
         )
     return tuple(found)

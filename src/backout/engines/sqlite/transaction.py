@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,11 +34,13 @@ _STEPS = 100_000  # virtual machine steps between two looks at the clock: a few 
 class SqliteScript:
     """The `db` of a Python change."""
 
-    def __init__(self, transaction: SqliteTransaction) -> None:
-        self._transaction = transaction
+    def __init__(self, transaction: SqliteTransaction, guard: Callable[[str], None]) -> None:
+        self._transaction, self._guard = transaction, guard
+        self.mode = "real"  # "ghost" in a ghost run
 
     def execute(self, statement: str, parameters: Parameters = ()) -> SqliteResult:
         """Run one statement; see `SqliteTransaction.execute`."""
+        self._guard(statement)
         return self._transaction.execute(statement, parameters)
 
     def sqlalchemy(self) -> Any:
@@ -58,6 +60,7 @@ class SqliteTransaction:
         self._connection = handle.connection
         self._broken: BackoutError | None = None
         self._tables: tuple[CapturedTable, ...] = ()  # captured so far
+        self._kept = False  # whether the changeset has been kept already
         self._captured = False
         self._discounted = 0  # rows that total_changes() counted and the change did not write
         with translated(handle.name, state=UNTOUCHED, lock_timeout_s=handle.lock_timeout_s):
@@ -134,16 +137,17 @@ class SqliteTransaction:
         finally:
             self._guard.let_own(passing=False)
 
-    def script(self) -> SqliteScript:
+    def script(self, guard: Callable[[str], None]) -> SqliteScript:
         """The `db` that a Python change is given."""
-        return SqliteScript(self)
+        return SqliteScript(self, guard)
 
-    def capture(self, run: int, hints: Sequence[UpdateHint], *, keep: bool) -> Capture:
+    def capture(self, run: int, hints: Sequence[UpdateHint], *, keep: bool) -> Capture:  # noqa: ARG002  the protocol's
         """Put all images into rescue tables; may be called again after `revert`, for what is left then.
 
         Raises DatabaseFailed where a deferred foreign key is not satisfied.
         """
         with self._supervised():
+            again, self._kept = self._kept, True
             self._captured = True
             self._guard.disarm()
             # fts3/4/5 keep what they will write until the next savepoint: now (measured with fts5, 3.54)
@@ -154,7 +158,7 @@ class SqliteTransaction:
             tripwires = self._tripwires()
             before = self._connection.total_changes()
             tables, seen = capture.store_images(
-                self._connection, self._session, run, earlier=self._tables, loose=self._loose, keep=keep
+                self._connection, self._session, run, earlier=self._tables, loose=self._loose, keep=keep and not again
             )
             self._tables += tables
             self._discounted += self._connection.total_changes() - before
@@ -200,6 +204,10 @@ class SqliteTransaction:
             self._discounted += self._connection.total_changes() - before - written
             self._schema_version = single(self._connection, "PRAGMA schema_version")
             return outcome
+
+    def differing(self, captured: CapturedTable) -> int:
+        """A session records net changes since the start: whatever is captured after `revert` differs."""
+        return max(captured.before_rows, captured.after_rows)
 
     def record(self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]) -> None:
         """Write the run's end, in this transaction."""
