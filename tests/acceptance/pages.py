@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ _VARYING = (
     (re.compile(r"\d+\.\d+ s\b"), "0.01 s"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"), "2026-11-20 09:00 UTC"),
     (re.compile(r"SQLite \d+\.\d+\.\d+"), "SQLite 3.50.0"),
+    (re.compile(r"free \d+(\.\d+)? (kB|MB|GB|TB)"), "free 100.0 GB"),
     (re.compile(r" +$", re.MULTILINE), ""),
 )
 
@@ -45,16 +46,15 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(match["file"], match["language"], match["text"], match.start("text"), match.end("text"))
 
 
-def write_files(page: Path, folder: Path) -> None:
-    """Write the files that the page shows."""
-    for block in blocks(page):
-        if block.file:
-            path = folder / block.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text, encoding="utf-8")
+def write_file(block: Block, folder: Path) -> None:
+    """Write a file that the page shows."""
+    assert block.file is not None
+    path = folder / block.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(block.text, encoding="utf-8")
 
 
-def typed(text: str, folder: Path, variables: Mapping[str, str]) -> str:
+def typed(text: str, folder: Path) -> str:
     """Type the commands of a console block into a shell; the block as it is now, made comparable."""
     told = []
     for command in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
@@ -62,23 +62,23 @@ def typed(text: str, folder: Path, variables: Mapping[str, str]) -> str:
             ["/bin/sh", "-c", command],
             check=False,
             cwd=folder,
-            env=_environment(variables),
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         told.append(f"$ {command}\n{finished.stdout.replace(str(folder), '/home/ada/shop')}")
-    return comparable("".join(told))
+    return _comparable("".join(told))
 
 
-def comparable(text: str) -> str:
+def _comparable(text: str) -> str:
     """The text without what differs from one run to the next."""
     for pattern, instead in _VARYING:
         text = pattern.sub(instead, text)
     return text
 
 
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     programs = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "LOGNAME": "ada", **variables}
+    return {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "LOGNAME": "ada"}

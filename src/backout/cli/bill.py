@@ -36,6 +36,7 @@ def bill(report: RunReport, *, rows: int, next_command: str | None = None) -> It
         ("locks until the end", _locks(report)),
         ("proof", _proof(report)),
         ("rescue: the rows as they were, and as this run left them", _rescue(report)),
+        ("disk", _disk(report)),
         ("notes", [Text(f"- {plain(note)}") for note in report.notes]),
     )
     for title, part in parts:
@@ -168,6 +169,25 @@ def explained(level: str) -> str:
         "the database also counts attempts that were taken back inside the run (savepoints, caught errors), so its "
         "count is a bound; every table that was written has been compared"
     )
+
+
+def _disk(report: RunReport) -> Iterator[RenderableType]:
+    """Yield what the run takes on the server's disk, and what is free where that can be known."""
+    if report.rescue_bytes is None or report.log_bytes is None:
+        return
+    free = report.database.get("free_bytes")
+    yield Text(f"rescue {size(report.rescue_bytes)}, write-ahead log about {size(report.log_bytes)}").append(
+        f", free {size(free)}" if isinstance(free, int) else ""
+    )
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in the unit that fits."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TB"
 
 
 def _rescue(report: RunReport) -> Iterator[RenderableType]:

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from backout.cli.bill import many, section
+from backout.cli.bill import many, section, size
 from backout.cli.screen import plain, shortened
 from backout.engines.values import TableFacts
 from backout.lint.model import Finding, Level, Review, StatementVerdict
@@ -64,18 +64,10 @@ def _facts(facts: TableFacts) -> Iterator[RenderableType]:
     if facts.estimated_rows is not None:
         about.append(f"about {many(facts.estimated_rows, 'row')}")
     if facts.bytes is not None:
-        about.append(_size(facts.bytes))
+        about.append(size(facts.bytes))
     yield Text(plain(str(facts.table.name)), style="bold").append(f"  {plain(', '.join(about))}", style="none")
     notes = [f"cascades to {', '.join(facts.cascades_to)}"] if facts.cascades_to else []
     notes += [f"triggers: {', '.join(facts.table.triggers)}"] if facts.table.triggers else []
     notes += [f"an exact undo needs: {facts.undo_needs}"] if facts.undo_needs else []
     for note in (*notes, *facts.notes):
         yield Padding(Text(plain(note)), (0, 0, 0, 2), expand=False)
-
-
-def _size(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TB"

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from backout.engines.protocol import Database, Transaction
@@ -24,6 +24,9 @@ from backout.runs.as_json import report_for_journal
 from backout.runs.report import RunReport
 
 Reopen = Callable[[], Database]
+
+#: After a lost answer to COMMIT: together 5 s, in which a server that is there has seen that its client is gone.
+_ASKS, _BETWEEN_ASKS_S = 20, 0.25
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def supervise(database: Database, reopen: Reopen, work: Work) -> RunReport:
             return _finish(database, transaction, number, report, RunState.ROLLED_BACK, began)
         report = replace(report, outcome=RunState.COMMITTED, state="committed", duration_s=monotonic() - began)
         transaction.record(number, RunState.COMMITTED, capture.tables, report_for_journal(report))
-        return _with_times(database, _commit(transaction, reopen, number, report))
+        return _with_times(database, _commit(database, transaction, reopen, number, report))
     except BackoutError as error:
         if not isinstance(error, OutcomeUnknown):
             _abandon(database, transaction, number, report, error, began)
@@ -95,13 +98,16 @@ def _finish(
     return report
 
 
-def _commit(transaction: Transaction, reopen: Reopen, number: int, report: RunReport) -> RunReport:
+def _commit(
+    database: Database, transaction: Transaction, reopen: Reopen, number: int, report: RunReport
+) -> RunReport:
     """COMMIT, undisturbed by signals. An answer that was lost is asked for in the journal, never guessed."""
     with _undisturbed():
         try:
             transaction.commit()
             return report
         except OutcomeUnknown as unknown:
+            database.close()  # as long as a session of ours holds the run, the journal takes it for running
             record = _ask_journal(reopen, number)
             if record is not None and record.state is RunState.COMMITTED:
                 return replace(report, notes=(*report.notes, "the answer to COMMIT was lost; the journal has the run"))
@@ -129,6 +135,17 @@ def _with_times(database: Database, report: RunReport) -> RunReport:
 
 
 def _ask_journal(reopen: Reopen, number: int) -> RunRecord | None:
+    """The run as the journal has it; still running while the server has not noticed yet that we went away."""
+    record = None
+    for _ in range(_ASKS):
+        record = _asked_once(reopen, number) or record
+        if record is not None and record.state is not RunState.RUNNING:
+            break
+        sleep(_BETWEEN_ASKS_S)
+    return record
+
+
+def _asked_once(reopen: Reopen, number: int) -> RunRecord | None:
     try:
         database = reopen()
     except BackoutError:
@@ -170,6 +187,7 @@ def _blank(database: Database, number: int, start: RunStart) -> RunReport:
     facts = database.facts()
     about: dict[str, Any] = {
         "product": facts.product, "version": facts.version, "name": facts.database, "role": facts.role or facts.login_role,
+        "free_bytes": facts.free_bytes,
     }  # fmt: skip
     return RunReport(
         number, f"{start.environment}-{number}", start.change, start.title, start.digest, start.environment, start.mode,

@@ -55,10 +55,13 @@ SELECT c.oid::text, n.nspname, c.relname, c.relkind::text, l.mode
 -- name: table
 -- One table: columns (a type outside of pg_catalog is kept as text, so that DROP TYPE hurts no rescue table), the key
 -- (primary key, else the smallest unique index over NOT NULL columns that is complete, plain, valid and immediate), and
--- the application's enabled triggers.
+-- the application's enabled triggers. A type's name does not depend on search_path, since it is compared with later.
 SELECT n.nspname, c.relname, c.oid::text, c.relkind::text, c.relispartition,
        (SELECT jsonb_agg(jsonb_build_object(
-                 'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, a.atttypmod), 'position', a.attnum,
+                 'name', a.attname, 'type', CASE WHEN tn.nspname = 'pg_catalog'
+                   THEN pg_catalog.format_type(a.atttypid, a.atttypmod)
+                   ELSE (SELECT pg_catalog.format('%I.%I', o.nspname, t.typname) FROM pg_catalog.pg_namespace o
+                          WHERE o.oid = t.typnamespace) END, 'position', a.attnum,
                  'generated', a.attgenerated <> '', 'identity_always', a.attidentity = 'a',
                  'stored_as_text', tn.nspname <> 'pg_catalog') ORDER BY a.attnum)
           FROM pg_catalog.pg_attribute a

@@ -19,7 +19,9 @@ def sample_rows(
     table, key = captured.table, captured.table.key
     all_columns = table.restorable
     after_kept = columns_named(table, (*key, *captured.after_columns)) if key else all_columns
-    before = _rows(before_session, schema, captured.before_rescue, all_columns, key, limit)
+    inserted = captured.counted.inserted if captured.counted else 0
+    first = limit - min(inserted, limit // 3) if key else limit  # of a mixed change some new rows are shown, too
+    before = _rows(before_session, schema, captured.before_rescue, all_columns, key, first)
     if not key:
         after = _rows(after_session, schema, captured.after_rescue, after_kept, key, limit)
         return [RowChange(table.name, row, None) for _, row in before] + [

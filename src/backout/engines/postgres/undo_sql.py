@@ -10,7 +10,7 @@ temporary table while the undo decides: `pg_temp.backout_conflict (place, identi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from backout.engines.postgres.images import image, restored
@@ -30,6 +30,51 @@ class Pair:
 
     captured: Column
     now: Column
+
+    @property
+    def retyped(self) -> bool:
+        """Whether the column has another type now."""
+        return self.captured.type != self.now.type
+
+    def was(self, alias: str) -> str:
+        """The value of an image, in the type of now."""
+        if self.retyped:
+            return f"{alias}.{quoted(self.captured.name)}::{self.now.type}"
+        return restored(self.captured, alias, self.captured.name)
+
+    def compared_image(self, alias: str) -> str:
+        """The value of an image, as `compared_now` compares with it."""
+        return self.was(alias) if self.retyped else f"{alias}.{quoted(self.captured.name)}"
+
+    def compared_now(self, alias: str = "t") -> str:
+        """The value of now; as text where the image is kept as text."""
+        text = f"{alias}.{quoted(self.now.name)}"
+        return f"{text}::text" if self.captured.stored_as_text and not self.retyped else text
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """An update by way of deleting the rows and inserting them as they are to be.
+
+    For what no UPDATE can do: unique values that go round in a circle, of which each row would be refused as long as the
+    next one still has its value; and columns that are GENERATED ALWAYS AS IDENTITY (manual: UPDATE, "can only be updated
+    to DEFAULT"). Only where no foreign key acts on the delete.
+    """
+
+    delete: str
+    insert: Callable[[str], str]  # from the rows that `delete` returned, under this name
+
+    @property
+    def alone(self) -> str:
+        """As one statement."""
+        return f"WITH moved AS ({self.delete} RETURNING t.*) {self.insert('moved')}"
+
+    def steps(self, moved: str, after: str) -> tuple[str, str]:
+        """As two steps of a chain; `after` is a condition that makes the first wait."""
+        return f"{self.delete}{after} RETURNING t.*", self.insert(moved)
+
+
+Statement = str | Rewriting
 
 
 @dataclass(frozen=True)
@@ -119,24 +164,26 @@ class KeyedTable:
         """Pre- and post-image of the same row."""
         return " AND ".join(f"q.{quoted(p.captured.name)} = p.{quoted(p.captured.name)}" for p in self.key)
 
-    def made_by_run(self, alias: str) -> str:
-        """Is `alias` a row that the run made or changed, and that the undo will put back?"""
-        keys = " AND ".join(
-            f"{alias}.{quoted(p.now.name)} = {restored(p.captured, 'q', p.captured.name)}" for p in self.key
-        )
+    def lets_go(self, alias: str, columns: Sequence[str]) -> str:
+        """Is `alias` a row that the undo will delete, or in which it will put back one of these columns?
+
+        A row of the run's that others have made to refer to ours since is not: in it the columns stay as they are.
+        """
         if not self.has_after:
             return "false"
-        return f"EXISTS (SELECT FROM {self.after} WHERE {keys} AND {self._not_in_conflict('q')})"
+        keys = " AND ".join(f"{alias}.{quoted(p.now.name)} = {p.was('q')}" for p in self.key)
+        put_back = [self.differs(pair, "p", "q") for pair in self.touched if pair.now.name in columns]
+        goes = " OR ".join([self._no_image("p"), *put_back])
+        return (
+            f"EXISTS (SELECT FROM {self.after} LEFT JOIN {self.before} ON {self.same_key} "
+            f"WHERE {keys} AND ({goes}) AND {self._not_in_conflict('q')})"
+        )
 
     def now_is(self, alias: str) -> str:
         """The row of now that has the key of an image."""
         return " AND ".join(
-            f"t.{quoted(p.now.name)} = {restored(p.captured, alias, p.captured.name)}" for p in self.key
+            f"t.{quoted(p.now.name)} = {p.was(alias)}" for p in self.key
         )
-
-    def _now(self, pair: Pair) -> str:
-        text = f"t.{quoted(pair.now.name)}"
-        return f"{text}::text" if pair.captured.stored_as_text else text
 
     def _no_image(self, alias: str) -> str:
         """No row of the other image joined (key columns are never null in an image)."""
@@ -144,18 +191,16 @@ class KeyedTable:
 
     def differs(self, pair: Pair, one: str, other: str) -> str:
         """Do two of p, q, t differ in the column, byte by byte?"""
-        sides = {
-            "p": f"p.{quoted(pair.captured.name)}", "q": f"q.{quoted(pair.captured.name)}", "t": self._now(pair),
-        }
-        return f"{image([sides[one]])} *<> {image([sides[other]])}"
+        sides = [pair.compared_now() if side == "t" else pair.compared_image(side) for side in (one, other)]
+        return f"{image(sides[:1])} *<> {image(sides[1:])}"
 
     def unchanged(self, pairs: Iterable[Pair]) -> str:
         """Is the row now, in these columns, what the run left?"""
         pairs = list(pairs)
         if not pairs:
             return "true"
-        now = image(self._now(pair) for pair in pairs)
-        return f"{now} *= {image(f'q.{quoted(pair.captured.name)}' for pair in pairs)}"
+        now = image(pair.compared_now() for pair in pairs)
+        return f"{now} *= {image(pair.compared_image('q') for pair in pairs)}"
 
     def _not_in_conflict(self, alias: str) -> str:
         return (
@@ -188,26 +233,52 @@ class KeyedTable:
 
         With it: column by column, keeping what others changed where the run did not; see the module's docstring.
         """
-        columns = [*self._loose_key, *self.touched]
+        columns = [pair for pair in (*self._loose_key, *self.touched) if not pair.now.identity_always]
         if not (self.has_before and self.has_after and columns):
             return None
         sets = comma(f"{quoted(pair.now.name)} = {self._value(pair, merging=merging)}" for pair in columns)
-        if merging:
-            clash = self._clash()
-            ok = f"(NOT ({clash}) OR {self._forced('p')}) AND {self._not_in_conflict('p')}"
-        else:
-            ok = self.unchanged(self.compared)
+        ok = " AND ".join([self._may_update(merging=merging), *(f"NOT ({moved})" for moved in self.renumbered)])
         return (
             f"UPDATE {self.target} AS t SET {sets} FROM {self.before} JOIN {self.after} ON {self.same_key} "
             f"WHERE {self.now_is('p')} AND {ok}"
         )
+
+    def rewrite(self, *, merging: bool) -> Rewriting | None:
+        """Like `update`, for what no UPDATE can do; see `Rewriting`."""
+        if not (self.has_before and self.has_after):
+            return None
+        put_back = {pair.now.name: pair for pair in (*self._loose_key, *self.touched)}
+        columns = self.undo.table.restorable
+        names = comma(quoted(column.name) for column in columns)
+        values = comma(
+            self._value(put_back[column.name], merging=merging) if column.name in put_back else f"t.{quoted(column.name)}"
+            for column in columns
+        )
+        images = f"{self.before} JOIN {self.after} ON {self.same_key}"
+        return Rewriting(
+            f"DELETE FROM {self.target} AS t USING {images} WHERE {self.now_is('p')} AND {self._may_update(merging=merging)}",
+            # The count makes every row go before the first comes back.
+            lambda moved: f"INSERT INTO {qualified(self.undo.table.name)} ({names}) OVERRIDING SYSTEM VALUE "
+            f"SELECT {values} FROM {moved} AS t JOIN ({images}) ON {self.now_is('p')} "
+            f"WHERE (SELECT count(*) FROM {moved}) >= 0",
+        )
+
+    def _may_update(self, *, merging: bool) -> str:
+        if not merging:
+            return self.unchanged(self.compared)
+        return f"(NOT ({self._clash()}) OR {self._forced('p')}) AND {self._not_in_conflict('p')}"
+
+    @property
+    def renumbered(self) -> list[str]:
+        """Did the run change a column that an UPDATE cannot put back? One condition a column."""
+        return [self.differs(pair, "p", "q") for pair in self.touched if pair.now.identity_always]
 
     @property
     def _loose_key(self) -> list[Pair]:
         return [pair for pair in self.key if pair.captured.type not in _PLAIN_KEYS]
 
     def _value(self, pair: Pair, *, merging: bool) -> str:
-        before = restored(pair.captured, "p", pair.captured.name)
+        before = pair.was("p")
         if pair.now.name in self.undo.bookkeeping:
             return f"CASE WHEN {self.differs(pair, 't', 'q')} THEN t.{quoted(pair.now.name)} ELSE {before} END"
         if merging and pair.captured.name not in self.undo.captured.table.key:
@@ -227,7 +298,7 @@ class KeyedTable:
         if not self.has_before:
             return None
         names = comma(quoted(pair.now.name) for pair in self.pairs)
-        values = comma(restored(pair.captured, "p", pair.captured.name) for pair in self.pairs)
+        values = comma(pair.was("p") for pair in self.pairs)
         wanted = self._no_image("q")
         if merging:  # a forced row that is gone since comes back, too
             wanted = f"({wanted} OR {self._forced('p')}) AND {self._not_in_conflict('p')}"
@@ -243,8 +314,8 @@ class KeyedTable:
             return None
         key = self.undo.captured.table.key
         sets = comma(
-            f"{quoted(pair.now.name)} = {restored(pair.captured, 'p', pair.captured.name)}"
-            for pair in self.pairs if pair.captured.name not in key
+            f"{quoted(pair.now.name)} = {pair.was('p')}"
+            for pair in self.pairs if pair.captured.name not in key and not pair.now.identity_always
         )
         if not sets:
             return None
@@ -261,10 +332,12 @@ class KeyedTable:
             return f"SELECT (SELECT count(*) FROM {self.after}), 0, 0"
         if not self.has_after:
             return f"SELECT 0, 0, (SELECT count(*) FROM {self.before})"
-        updates = "1" if [*self._loose_key, *self.touched] else "0"
+        writable = any(not pair.now.identity_always for pair in (*self._loose_key, *self.touched))
+        updated = "true" if writable else " OR ".join(self.renumbered) or "false"
+        both = f"NOT ({self._no_image('p')}) AND NOT ({self._no_image('q')})"
         return (
             f"SELECT count(*) FILTER (WHERE {self._no_image('p')}), "
-            f"{updates} * count(*) FILTER (WHERE NOT ({self._no_image('p')}) AND NOT ({self._no_image('q')})), "
+            f"count(*) FILTER (WHERE {both} AND ({updated})), "
             f"count(*) FILTER (WHERE {self._no_image('q')}) FROM {self.before} FULL JOIN {self.after} "
             f"ON {self.same_key}"
         )
@@ -298,8 +371,8 @@ class KeyedTable:
                 f"WHERE {self._no_image('p')} AND NOT ({self.unchanged(self.compared)})"
             )
         if self.has_before:
-            whole = image(self._now(pair) for pair in self.pairs)
-            old = image(f"p.{quoted(pair.captured.name)}" for pair in self.pairs)
+            whole = image(pair.compared_now() for pair in self.pairs)
+            old = image(pair.compared_image("p") for pair in self.pairs)
             found.append(
                 f"{into}{self.identity('p')}, {_kind(ConflictKind.KEY_REUSED)}, {no_columns} "
                 f"FROM {self.before} LEFT JOIN {self.after} ON {self.same_key} "
@@ -307,6 +380,18 @@ class KeyedTable:
                 f"WHERE {self._no_image('q')} AND {whole} *<> {old}"
             )
         return found
+
+    def classify_renumbered(self) -> str | None:
+        """Where a rewriting is not possible, the rows that need one are in conflict."""
+        if not (self.has_before and self.has_after and self.renumbered):
+            return None
+        return (
+            f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns, detail) SELECT {self.place}, "
+            f"{self.identity('p')}, {_kind(ConflictKind.CONSTRAINT)}, ARRAY[]::text[], "
+            f"'a column is GENERATED ALWAYS AS IDENTITY' FROM {self.before} JOIN {self.after} ON {self.same_key} "
+            f"WHERE ({' OR '.join(self.renumbered)}) AND NOT EXISTS (SELECT FROM {CONFLICT_TABLE} x "
+            f"WHERE x.place = {self.place} AND x.identity = {self.identity('p')})"
+        )
 
     def unrestored(self) -> str:
         """How many rows outside of the conflicts are not as they should be now; 0 after a complete undo."""
@@ -396,7 +481,7 @@ def _orphans(
     by_now = {pair.now.name: pair for pair in table.pairs}
     if table.undo.captured.before_rescue is None or any(name not in by_now for name in columns):
         return None
-    values = [restored(by_now[name].captured, "p", by_now[name].captured.name) for name in columns]
+    values = [by_now[name].was("p") for name in columns]
     given = " AND ".join(f"{value} IS NOT NULL" for value in values)
     same = " AND ".join(f"r.{quoted(name)} = {value}" for name, value in zip(referenced, values, strict=True))
     keyed = KeyedTable(table.undo, table.place, table.rescue_schema)
@@ -423,7 +508,7 @@ def _referenced(
         *table.undo.captured.table.key, *table.undo.captured.after_columns)}
     if table.undo.captured.after_rescue is None or any(name not in kept for name in referenced):
         return None
-    values = [restored(kept[name].captured, "q", kept[name].captured.name) for name in referenced]
+    values = [kept[name].was("q") for name in referenced]
     names_it = " AND ".join(f"c.{quoted(name)} = {value}" for name, value in zip(columns, values, strict=True))
     keyed = KeyedTable(table.undo, table.place, table.rescue_schema)
     source = keyed.after
@@ -472,14 +557,11 @@ class KeylessTable:
         """The table, without its children."""
         return f"ONLY {qualified(self.undo.table.name)}"
 
-    def _now(self) -> str:
-        cells = (
-            f"t.{quoted(p.now.name)}::text" if p.captured.stored_as_text else f"t.{quoted(p.now.name)}" for p in self.pairs
-        )
-        return f"ROW({comma(cells)})::text"
+    def _now(self, alias: str = "t") -> str:
+        return f"ROW({comma(pair.compared_now(alias) for pair in self.pairs)})::text"
 
     def _image(self, alias: str) -> str:
-        return f"ROW({comma(f'{alias}.{quoted(pair.captured.name)}' for pair in self.pairs)})::text"
+        return f"ROW({comma(pair.compared_image(alias) for pair in self.pairs)})::text"
 
     def _rows(self, side: str | None) -> str:
         """Whole rows of an image as text, with how many of each."""
@@ -523,7 +605,7 @@ class KeylessTable:
             return None
         source = qualified(TableName(self.rescue_schema, self.undo.captured.before_rescue))
         names = comma(quoted(pair.now.name) for pair in self.pairs)
-        values = comma(restored(pair.captured, "i", pair.captured.name) for pair in self.pairs)
+        values = comma(pair.was("i") for pair in self.pairs)
         numbered = (
             f"(SELECT p.*, {self._image('p')} AS backout_whole, row_number() OVER (PARTITION BY {self._image('p')}) "
             f"AS backout_copy FROM {source} p)"
@@ -537,19 +619,32 @@ class KeylessTable:
         """The whole row as one text."""
         return self._image(alias)
 
+    def lets_go(self, alias: str, _columns: Sequence[str]) -> str:
+        """See `KeyedTable.lets_go`; of several rows that are the same, all must be the run's."""
+        return (
+            f"({self._now(alias)} IN (SELECT m.whole FROM {self._made} m JOIN (SELECT {self._now()} AS whole, "
+            f"count(*) AS copies FROM {self.target} AS t GROUP BY 1) n ON n.whole = m.whole WHERE n.copies <= m.copies) "
+            f"AND {self._not_left})"
+        )
+
+    @property
+    def _not_left(self) -> str:
+        """Is the table put back at all?"""
+        return f"NOT EXISTS (SELECT FROM {CONFLICT_TABLE} x WHERE x.place = {self.place} AND NOT x.forced)"
+
     def unrestored(self) -> str:
         """Nothing to ask: the table is locked, and the counts of the writes tell."""
         return "SELECT 0"
 
     def orphans(self, columns: Sequence[str], parent: TableName, referenced: Sequence[str], lock: str) -> str | None:
         """See `KeyedTable.orphans`."""
-        return _orphans(self, columns, parent, referenced, lock, "true")
+        return _orphans(self, columns, parent, referenced, lock, self._not_left)
 
     def referenced_by_others(
         self, child: TableName, columns: Sequence[str], referenced: Sequence[str], ours: str | None
     ) -> str | None:
         """See `KeyedTable.referenced_by_others`."""
-        return _referenced(self, child, columns, referenced, ours, "true")
+        return _referenced(self, child, columns, referenced, ours, self._not_left)
 
     def rows_in_conflict(self, limit: int) -> str:
         """See `KeyedTable.rows_in_conflict`; only the row that the run made is known."""
@@ -574,7 +669,7 @@ class KeylessTable:
         ]
 
 
-def chained(statements: Sequence[str]) -> str:
+def chained(statements: Sequence[Statement]) -> str:
     """Several writes as one statement, in this order, so that every foreign key is checked once, at its end.
 
     Each CTE waits for the one before, since it reads its count (manual 7.8.4: data-modifying CTEs have no order else).
@@ -584,6 +679,10 @@ def chained(statements: Sequence[str]) -> str:
     parts = []
     for number, (name, statement) in enumerate(zip(names, statements, strict=True)):
         after = f" AND (SELECT count(*) FROM {names[number - 1]}) >= 0" if number else ""
+        if isinstance(statement, Rewriting):
+            delete, statement = statement.steps(f"{name}_moved", after)
+            parts.append(f"{name}_moved AS ({delete})")
+            after = ""
         parts.append(f"{name} AS ({statement}{after} RETURNING 1)")
     counts = comma(f"(SELECT count(*) FROM {name})" for name in names)
     return f"WITH {comma(parts)} SELECT {counts}"
