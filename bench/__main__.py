@@ -27,7 +27,7 @@ def main() -> None:
     table += [ratio.row() for ratio in ratios]
     text = HEAD + f"## PostgreSQL, {datetime.now(UTC):%Y-%m-%d}, {rounds} rounds\n\n" + "\n".join(table)
     text += "\n\n" + "\n".join(lines) + "\n"
-    print(text)  # noqa: T201 -- the result
+    print(text)
     PAGE.write_text(text, encoding="utf-8")
 
 

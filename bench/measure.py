@@ -42,5 +42,5 @@ def medians(forms: Mapping[str, tuple[Prepare, Form]], rounds: int) -> dict[str,
             began = perf_counter()
             form()
             seen[name].append(perf_counter() - began)
-            print(f"  round {number + 1}: {name}: {seen[name][-1]:.2f} s", flush=True)  # noqa: T201 -- progress
+            print(f"  round {number + 1}: {name}: {seen[name][-1]:.2f} s", flush=True)
     return {name: statistics.median(times) for name, times in seen.items()}

@@ -36,6 +36,7 @@ class Round:
     def __init__(self, database: PostgresDatabase, folder: Path, program: Program) -> None:
         self.database, self.program = database, program
         self._make()
+        assume(self.steps)
         self.project = Project(
             Config(
                 folder=folder,
@@ -107,7 +108,6 @@ class Round:
 def there_and_back(database: PostgresDatabase, folder: Path, program: Program) -> None:
     """Ghost, ghost with its undo, run, undo, undo of the undo, undo again."""
     round_ = Round(database, folder, program)
-    assume(round_.steps)
     start = round_.dump()
     round_.project.ghost(round_.change, "test", ask=yes)
     assert start == round_.dump()
@@ -132,7 +132,6 @@ def there_and_back(database: PostgresDatabase, folder: Path, program: Program) -
 def with_others(database: PostgresDatabase, folder: Path, program: Program) -> None:
     """Run, let others write, undo partially: compare every row with what the model says."""
     round_ = Round(database, folder, program)
-    assume(round_.steps)
     before = round_.dump()
     report = round_.run()
     assume(report.tables)

@@ -35,7 +35,10 @@ def bill(report: RunReport, *, rows: int, next_command: str | None = None) -> It
         ("sequences stay advanced", _sequences(report)),
         ("locks until the end", _locks(report)),
         ("proof", _proof(report)),
-        ("rescue: the rows as they were, and as this run left them", _rescue(report)),
+        (
+            "rescue: the rows as they were, and as this run left them",
+            _rescue(report) if report.mode is not Mode.GHOST else (),
+        ),
         ("disk", _disk(report)),
         ("notes", [Text(f"- {plain(note)}") for note in report.notes]),
     )
@@ -140,8 +143,11 @@ def _sequences(report: RunReport) -> Iterator[RenderableType]:
 
 
 def _locks(report: RunReport) -> Iterator[RenderableType]:
+    modes: dict[str, list[str]] = {}
     for one in report.locks:
-        yield Text(f"{plain(one.table)}  {plain(one.mode)}")
+        modes.setdefault(one.table, []).append(one.mode)
+    for table, held in modes.items():
+        yield Text(f"{plain(table)}  {plain(', '.join(held))}")
 
 
 def _proof(report: RunReport) -> Iterator[RenderableType]:

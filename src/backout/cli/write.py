@@ -16,12 +16,13 @@ from backout.errors import Refused, UsageError
 REFUSED = Refused.exit_status
 
 
-@verb("demo", example="backout demo")
-def demo() -> None:
+@verb("demo", example="backout demo\nbackout demo --keep")
+@click.option("--keep", is_flag=True, help="Leave the server running, to try more by hand.")
+def demo(*, keep: bool) -> None:
     """Try a change on a small database made for it, and take it back."""
     from backout.cli.demo.run import demo as play
 
-    play()
+    play(keep=keep)
 
 
 @verb("init", example="backout init\nbackout init --on production")

@@ -43,7 +43,9 @@ def require_journal(state: JournalState) -> None:
     """A journal made by a newer backout is not ours to write."""
     if state is JournalState.NEWER:
         raise Refused(
-            "journal", "the journal in this database was made by a newer backout", hint="upgrade backout on this machine"
+            "journal",
+            "the journal in this database was made by a newer backout",
+            hint="upgrade backout on this machine",
         )
 
 

@@ -70,7 +70,9 @@ def _of_database(environment: Environment, connect: Callable[[Environment], Data
 def _facts(database: Database, environment: Environment) -> Iterator[Advice]:
     facts = database.facts()
     role = facts.role or facts.login_role
-    yield Advice("fine", f"{facts.product} {facts.version}, database {facts.database}" + (f", role {role}" if role else ""))
+    yield Advice(
+        "fine", f"{facts.product} {facts.version}, database {facts.database}" + (f", role {role}" if role else "")
+    )
     try:
         require_primary(facts, environment.name)
         require_ordinary_role(facts, database.settings)
@@ -79,11 +81,17 @@ def _facts(database: Database, environment: Environment) -> Iterator[Advice]:
     state = database.journal.state()
     if state is JournalState.ABSENT:
         missing = database.journal.missing_rights()
-        hint = "let an administrator run:\n  " + "\n  ".join(missing) if missing else f"backout init --on {environment.name}"
+        hint = (
+            "let an administrator run:\n  " + "\n  ".join(missing)
+            if missing
+            else f"backout init --on {environment.name}"
+        )
         yield Advice("wrong" if missing else "weak", "there is no journal in this database yet", hint)
         return
     if state is JournalState.NEWER:
-        yield Advice("wrong", "the journal in this database was made by a newer backout", "upgrade backout on this machine")
+        yield Advice(
+            "wrong", "the journal in this database was made by a newer backout", "upgrade backout on this machine"
+        )
         return
     try:
         require_stamp(Stamp(*database.journal.stamp()), facts, database.settings)

@@ -103,9 +103,7 @@ class Project:
         self._allow_superuser = allow_superuser
 
     @classmethod
-    def find(
-        cls, config: Path | None = None, start: Path | None = None, *, allow_superuser: bool = False
-    ) -> Project:
+    def find(cls, config: Path | None = None, start: Path | None = None, *, allow_superuser: bool = False) -> Project:
         """The project of this folder or one above it; without a `backout.toml`, one that knows only URLs."""
         return cls(load_config(config, start), allow_superuser=allow_superuser)
 
@@ -137,7 +135,9 @@ class Project:
         found = review(change)
         if on is None:
             return CheckReport(found)
-        names = sorted({name for step in change.steps for name in step.statement.tables}, key=lambda n: (n[0] or "", n[1]))
+        names = sorted(
+            {name for step in change.steps for name in step.statement.tables}, key=lambda n: (n[0] or "", n[1])
+        )
         with self._opened(on, Intent.LOOK) as (database, _, _):
             facts = [(schema, name, database.table_facts(schema, name)) for schema, name in names]
         present = tuple(fact for _, _, fact in facts if fact is not None)
@@ -157,7 +157,7 @@ class Project:
         ask: Ask = refuse_to_answer,
         progress: Progress = silent,
     ) -> RunReport:
-        """All of it, then rolled back. With `undo` the way back is taken as well, and the end compared with the start."""
+        """All of it, then rolled back. With `undo` the way back is taken too, and the end compared with the start."""
         change = self._fitting(change, on)
         _require_readable(change)
         with self._opened(on, Intent.GHOST, ask) as (database, environment, _):
@@ -174,7 +174,7 @@ class Project:
         ask: Ask = refuse_to_answer,
         progress: Progress = silent,
     ) -> RunReport:
-        """The change, committed when all of it is captured and proven; else rolled back, with an error that says why."""
+        """The change, committed when all of it is captured and proven; else rolled back, with an error saying why."""
         change = self._fitting(change, on)
         _require_readable(change)
         with self._opened(on, Intent.WRITE, ask) as (database, environment, facts):
@@ -344,8 +344,12 @@ class Project:
             if not intent.writes:
                 return
             _require_rights(database)
-            if not ask("create_journal", f'make the journal (schema "backout") in {facts.database} as "{environment.name}"?'):
-                raise Refused("journal", "there is no journal in this database", hint=f"backout init --on {environment.name}")
+            if not ask(
+                "create_journal", f'make the journal (schema "backout") in {facts.database} as "{environment.name}"?'
+            ):
+                raise Refused(
+                    "journal", "there is no journal in this database", hint=f"backout init --on {environment.name}"
+                )
             database.journal.create()
             facts = database.facts()  # an engine without an identity of its own has one from now on
         stamp = Stamp(*database.journal.stamp())
@@ -357,7 +361,9 @@ class Project:
         """`41` with an environment, or `production-41`."""
         name, _, number = run.rpartition("-")
         if not number.isdigit():
-            raise UsageError(f'"{run}" is not a run', hint="name it by number, like 41 or production-41; see `backout log`")
+            raise UsageError(
+                f'"{run}" is not a run', hint="name it by number, like 41 or production-41; see `backout log`"
+            )
         if on is None and not name:
             raise UsageError(f'on which environment is run "{run}"?', hint=f"add --on ENV, or write ENV-{number}")
         return on or name, int(number)

@@ -34,7 +34,9 @@ def require_undoable(record: RunRecord) -> None:
     """Raise Refused where the run has nothing (left) that could be undone."""
     name = record.identifier
     if record.state is not RunState.COMMITTED:
-        raise Refused("undo", f'run "{name}" is {record.state.value}: there is nothing to undo', hint="see `backout log`")
+        raise Refused(
+            "undo", f'run "{name}" is {record.state.value}: there is nothing to undo', hint="see `backout log`"
+        )
     if record.start.mode.value == "ghost":
         raise Refused("undo", f'run "{name}" was a ghost run: it left nothing to undo', hint="see `backout log`")
     if record.rescue_dropped_at is not None:

@@ -1,12 +1,13 @@
 """The completeness proof: do the rows captured explain the writes that the database counted?
 
-Pure judgement over a `Capture`; the counting and reading is the engine's. Per table with counted (I, U, D), captured
-pre-images P and post-images Q, always: P <= U + D and Q <= I + U, since a row cannot be replaced or made without a write.
-How tight it is tells the level:
+Pure judgement over a `Capture`; the counting and reading is the engine's. Per table with counted
+inserts I, updates U and deletes D, captured pre-images P and post-images Q, always: P <= U + D and Q <= I + U, since a
+row cannot be replaced or made without a write. How tight it is tells the level:
 
 - `exact`: P = U + D and Q = I + U. Every counted write is one captured row.
 - `repeated n`: both sides exceed by the same n: n writes touched a row that an earlier write of the run had touched.
-- `bounded`: anything else within the bounds: savepoints rolled back, caught exceptions, rows inserted and deleted again.
+- `bounded`: anything else within the bounds: savepoints rolled back, exceptions caught, rows inserted and deleted
+  again.
 
 Where the engine counts in sum only, the same holds for the sums over all tables.
 Source: PostgreSQL manual 28.2.2 and measurements in docs/explanation/proof.md.
@@ -52,9 +53,7 @@ def prove(capture: Capture) -> Verdict:
     """Judge a capture."""
     failures = list(capture.tripwires)
     levels = [(Tightness.EXACT, 0)]
-    for captured in capture.tables:
-        if captured.counted is not None:
-            levels.append(_judge(captured, captured.counted, failures))
+    levels += [_judge(one, one.counted, failures) for one in capture.tables if one.counted is not None]
     if capture.counted_in_sum is not None:
         levels.append(_judge_sum(capture, capture.counted_in_sum, failures))
     tightness = min(level for level, _ in levels)

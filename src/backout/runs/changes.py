@@ -1,4 +1,4 @@
-"""A change as the work of a run: real, or a ghost with its bill; with `prove_way_back` also its undo, in the same ghost."""
+"""A change as the work of a run: real, or a ghost with its bill; with `prove_way_back` also its undo, in the ghost."""
 
 from __future__ import annotations
 
@@ -65,13 +65,17 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
         obstacle = _obstacle(database, found.tables, run.policy)
         if obstacle and run.mode is Mode.REAL:
             raise Refused(
-                "undo rights", f"the undo of this run would not be exact: {obstacle}", state="rolled back",
+                "undo rights",
+                f"the undo of this run would not be exact: {obstacle}",
+                state="rolled back",
                 hint="give the right, or name the trigger's columns as `bookkeeping` and its tables as `append_only`",
             )
         if obstacle:
-            report = replace(report, notes=(*report.notes, f"`run` would refuse: its undo would not be exact: {obstacle}"))
+            report = replace(
+                report, notes=(*report.notes, f"`run` would refuse: its undo would not be exact: {obstacle}")
+            )
         if run.prove_way_back:
-            report = _way_back(database, transaction, found, run, report)
+            report = _way_back(transaction, found, run, report)
         return report
 
     work = Work(
@@ -126,9 +130,7 @@ def _net(one: CapturedTable) -> tuple[int, int, int]:
     return one.after_rows - one.both_rows, one.both_rows, one.before_rows - one.both_rows
 
 
-def _way_back(
-    database: Database, transaction: Transaction, found: Capture, run: ChangeRun, report: RunReport
-) -> RunReport:
+def _way_back(transaction: Transaction, found: Capture, run: ChangeRun, report: RunReport) -> RunReport:
     """Undo the ghost inside its own transaction, and compare with the start: nothing may differ."""
     run.progress("taking it back, and comparing")
     now: dict[TableName, Any] = {one.table.name: one.table for one in found.tables}

@@ -98,7 +98,7 @@ def judged(step: Step, rows: Sequence[tuple[Any, ...]]) -> AssertionReport:
     """An assertion's verdict: exactly one row of one column, and it is true (SQLite: not 0)."""
     title = step.title or ""
     if len(rows) != 1 or len(rows[0]) != 1:
-        return AssertionReport(title, False, f"{len(rows)} rows, where a single value was asked for")
+        return AssertionReport(title, passed=False, value=f"{len(rows)} rows, where a single value was asked for")
     value = rows[0][0]
     passed = value is True or (not isinstance(value, bool) and isinstance(value, int) and value != 0)
     return AssertionReport(title, passed, "NULL" if value is None else str(value))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from backout.change.model import Change
@@ -28,7 +29,7 @@ def run_script(change: Change, transaction: Transaction, mode: Mode, assertions:
     database.mode = mode.value
     namespace: dict[str, Any] = {"__name__": "backout_change", "__file__": str(change.path)}
     with _blamed(change):
-        exec(compile(change.text, str(change.path), "exec"), namespace)  # noqa: S102 -- running it is the purpose
+        exec(compile(change.text, str(change.path), "exec", dont_inherit=True), namespace)  # noqa: S102 -- running it is the purpose
         namespace["apply"](database)
         check = namespace.get("check")
         if check is not None:
@@ -71,7 +72,9 @@ class _blamed:  # noqa: N801 -- a context manager reads like a function
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None or isinstance(error, BackoutError) or not isinstance(error, Exception):
             return
         lines = [f.lineno for f in traceback.extract_tb(trace) if f.filename == str(self._change.path)]

@@ -98,9 +98,7 @@ def _finish(
     return report
 
 
-def _commit(
-    database: Database, transaction: Transaction, reopen: Reopen, number: int, report: RunReport
-) -> RunReport:
+def _commit(database: Database, transaction: Transaction, reopen: Reopen, number: int, report: RunReport) -> RunReport:
     """COMMIT, undisturbed by signals. An answer that was lost is asked for in the journal, never guessed."""
     with _undisturbed():
         try:
@@ -160,7 +158,12 @@ def _asked_once(reopen: Reopen, number: int) -> RunRecord | None:
 
 
 def _abandon(
-    database: Database, transaction: Transaction | None, number: int, report: RunReport, error: BackoutError, began: float
+    database: Database,
+    transaction: Transaction | None,
+    number: int,
+    report: RunReport,
+    error: BackoutError,
+    began: float,
 ) -> None:
     """Roll back, and write down why. Where the journal cannot be reached, the next command settles the run."""
     if transaction is not None:
@@ -186,8 +189,8 @@ def _state_of(error: BackoutError) -> RunState:
 def _blank(database: Database, number: int, start: RunStart) -> RunReport:
     facts = database.facts()
     about: dict[str, Any] = {
-        "product": facts.product, "version": facts.version, "name": facts.database, "role": facts.role or facts.login_role,
-        "free_bytes": facts.free_bytes,
+        "product": facts.product, "version": facts.version, "name": facts.database,
+        "role": facts.role or facts.login_role, "free_bytes": facts.free_bytes,
     }  # fmt: skip
     return RunReport(
         number, f"{start.environment}-{number}", start.change, start.title, start.digest, start.environment, start.mode,
@@ -197,9 +200,7 @@ def _blank(database: Database, number: int, start: RunStart) -> RunReport:
 
 def _merged(blank: RunReport, applied: RunReport) -> RunReport:
     """What the work reports, under the run's own name."""
-    return replace(
-        applied, run=blank.run, identifier=blank.identifier, undo_of=blank.undo_of, database=blank.database
-    )
+    return replace(applied, run=blank.run, identifier=blank.identifier, undo_of=blank.undo_of, database=blank.database)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from backout.engines.protocol import Database, Transaction
 from backout.engines.values import (
     Capture,
     Conflict,
+    Counts,
     Mode,
     Resolution,
     RunRecord,
@@ -25,7 +26,7 @@ from backout.recovery.plan import UndoPolicy, plan_undo, require_undoable
 from backout.recovery.proof import Verdict
 from backout.runs.changes import PHI, described, shown_rows
 from backout.runs.recorder import Progress
-from backout.runs.report import RunReport
+from backout.runs.report import RunReport, TableReport
 from backout.runs.supervise import Reopen, Work, supervise
 
 
@@ -74,10 +75,17 @@ def run_undo(database: Database, reopen: Reopen, run: UndoRun) -> RunReport:
 
     def inspect(transaction: Transaction, found: Capture, verdict: Verdict, report: RunReport) -> RunReport:
         _require_planned(found, outcomes[-1])
-        return described(transaction, found, verdict, report, frozenset(), shown_rows(data, run.rows))
+        report = described(transaction, found, verdict, report, frozenset(), shown_rows(data, run.rows))
+        restored = {str(name): counts for name, counts in outcomes[-1].restored.items()}
+        return replace(report, tables=tuple(_as_planned(one, restored[one.table]) for one in report.tables))
 
     known = tuple((undo.table.name.schema, undo.table.name.name) for undo in plan.tables)
     return supervise(database, reopen, Work(run.start, known, apply, capture, inspect, not run.ghost))
+
+
+def _as_planned(table: TableReport, counts: Counts) -> TableReport:
+    """The rows that were put back; the database also counts attempts that met a conflict."""
+    return replace(table, inserted=counts.inserted, updated=counts.updated, deleted=counts.deleted)
 
 
 def _conflicts(run: UndoRun, outcome: UndoOutcome, report: RunReport) -> Conflicts:
@@ -85,7 +93,8 @@ def _conflicts(run: UndoRun, outcome: UndoOutcome, report: RunReport) -> Conflic
     error = Conflicts(
         f'{count} {"row was" if count == 1 else "rows were"} changed by others since run "{name}"',
         outcome.conflicts,
-        hint=f"restore all the others: backout undo {name} --partial; these too: --overwrite 1,2 (by number)",
+        hint=f"restore all the others: backout undo {name} --partial; "
+        f"these too, by number: --overwrite {','.join(str(one.number) for one in outcome.conflicts[:2])}",
     )
     error.report = replace(
         report, outcome=RunState.REFUSED, state="untouched"

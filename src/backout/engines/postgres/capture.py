@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from backout.engines.postgres.images import (
     XID_SPAN,
     columns_named,
+    newer,
     ours,
     spare_name,
     stored_list,
@@ -39,6 +40,7 @@ class Marks:
     xid: int
     multixact: int
     snapshot: bool  # REPEATABLE READ or stronger: main reads by the snapshot of its first statement
+    next_xid: int = 0  # full, at the capture: all of ours come before it
     savepoints: tuple[int, ...] = ()  # ids (mod 2³²) of our own savepoints under which we know that we wrote
 
 
@@ -144,11 +146,9 @@ def _general(main: Session, aux: Session, captured: CapturedTable, marks: Marks,
     pipe(aux, "COPY pg_temp.backout_candidate TO STDOUT", main, "COPY pg_temp.backout_candidate FROM STDIN")
     not_ours = f"SELECT c.place FROM pg_temp.backout_candidate c JOIN {source} ON t.ctid = c.place"
     if marks.snapshot:
-        not_ours += (
-            " UNION SELECT c.place FROM pg_temp.backout_candidate c WHERE NOT pg_catalog.pg_visible_in_snapshot("
-            f"({marks.xid} - pg_catalog.age(c.made_by))::text::xid8, pg_catalog.pg_current_snapshot())"
-            f" AND pg_catalog.age(c.made_by) <= 0"
-        )
+        # Whatever aux has seen was committed before this: an id that seems to come later is one from an earlier epoch.
+        seen = aux.value("SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint")
+        not_ours += f" UNION SELECT c.place FROM pg_temp.backout_candidate c WHERE {newer('c.made_by', marks.xid, seen)}"
     pipe(main, f"COPY ({not_ours}) TO STDOUT", aux, "COPY pg_temp.backout_not_ours FROM STDIN")
     before = aux.run(
         f"CREATE TABLE {qualified(place.before)} AS SELECT {stored_list(table.restorable, 't')} "
@@ -159,7 +159,7 @@ def _general(main: Session, aux: Session, captured: CapturedTable, marks: Marks,
     kept = columns_named(table, (*table.key, *captured.after_columns)) if table.key else table.restorable
     after = main.run(
         f"CREATE TABLE {qualified(place.after)} AS SELECT {stored_list(kept, 't')} FROM {source} "
-        f"WHERE {ours('t', marks.xid)}",
+        f"WHERE {ours('t', marks.xid, marks.next_xid)}",
         doing=doing,
     ).affected
     return before, after

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backout.engines.postgres.names import quoted
+from backout.engines.postgres.names import qualified, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.session import Session
 from backout.engines.values import Column, Table, TableName
@@ -16,16 +16,21 @@ from backout.engines.values import Column, Table, TableName
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """One foreign key: `columns` of `child` refer to `referenced_columns` of `parent`."""
+    """One foreign key: `columns` of `child` refer to `referenced_columns` of `parent`.
+
+    The oids may be those of partitions; `child` and `parent` are then the partitioned tables that the key is about.
+    """
 
     name: str
     child_oid: str
-    child: TableName
+    child: str  # as SQL, with ONLY where rows of inheritance children do not count
     parent_oid: str
-    parent: TableName
+    parent: str
     columns: tuple[str, ...]
     referenced_columns: tuple[str, ...]
     acts: bool  # CASCADE, SET NULL or SET DEFAULT on delete or update
+    child_oids: tuple[str, ...]  # every table that rows of `child` can be in
+    child_name: str
 
 
 def table_by_oid(session: Session, oid: str) -> Table | None:
@@ -53,8 +58,15 @@ def oid_by_name(session: Session, schema: str | None, name: str) -> str | None:
 def foreign_keys(session: Session, oids: Sequence[str]) -> list[ForeignKey]:
     """Every foreign key that has one of the tables on either side."""
     return [
-        ForeignKey(name, child, TableName(cs, cn), parent, TableName(ps, pn), tuple(columns), tuple(referenced), acts)
-        for _, name, child, cs, cn, parent, ps, pn, columns, referenced, acts in session.run(
+        ForeignKey(
+            name, child, _rows_of(cs, cn, partitioned=cp), parent, _rows_of(ps, pn, partitioned=pp), tuple(columns),
+            tuple(referenced), acts, tuple(family), str(TableName(cs, cn)),
+        )  # fmt: skip
+        for _, name, child, cs, cn, cp, parent, ps, pn, pp, columns, referenced, acts, family in session.run(
             query("foreign_keys"), [list(oids)]
         ).rows
     ]
+
+
+def _rows_of(schema: str, name: str, *, partitioned: bool) -> str:
+    return ("" if partitioned else "ONLY ") + qualified(TableName(schema, name))

@@ -12,11 +12,11 @@ from typing import Any
 
 from backout.engines.postgres import catalogue
 from backout.engines.postgres.journal import LEASE, LOCK_CLASS, PostgresJournal
-from backout.engines.postgres.names import comma, literal, quoted
+from backout.engines.postgres.names import literal, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.session import Answer, Session
 from backout.engines.postgres.transaction import PostgresTransaction
-from backout.engines.postgres.undo import undo_way
+from backout.engines.postgres.undo import undo_obstacle
 from backout.engines.values import Capabilities, ServerFacts, Settings, Table, TableFacts, TableName
 from backout.errors import Busy, Refused, UsageError
 
@@ -94,7 +94,8 @@ class PostgresDatabase:
         rows = self._control.run(
             "SELECT a.pid, a.application_name, a.backend_start FROM pg_catalog.pg_locks l "
             "JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid WHERE l.locktype = 'advisory' AND l.granted "
-            f"AND l.classid = {LOCK_CLASS} AND l.objid = {LEASE}"
+            f"AND l.classid = {LOCK_CLASS} AND l.objid = {LEASE} "
+            "AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())"
         ).rows
         holder = f": backend {rows[0][0]} ({rows[0][1]}), since {rows[0][2]:%Y-%m-%d %H:%M:%S %Z}" if rows else ""
         raise Busy(
@@ -111,14 +112,7 @@ class PostgresDatabase:
 
     def undo_obstacle(self, tables: Sequence[Table]) -> str | None:
         """See the protocol."""
-        if undo_way(self._control, [table.identifier for table in tables]) is not None:
-            return None
-        triggers = sorted({trigger for table in tables for trigger in table.triggers})
-        login = self._control.value("SELECT session_user::text")
-        return (
-            f"trigger {comma(quoted(name) for name in triggers)} would fire, and {quoted(login)} may not keep it out "
-            f"(it needs GRANT SET ON PARAMETER session_replication_role TO {quoted(login)}, or to own the table)"
-        )
+        return undo_obstacle(self._control, [table.identifier for table in tables])
 
     def table_facts(self, schema: str | None, name: str) -> TableFacts | None:
         """See the protocol. Asked under the environment's role's search_path."""
@@ -128,7 +122,7 @@ class PostgresDatabase:
             return None
         rows, size, kind, secured, forced, readable = self._control.one(query("size_facts"), [oid])
         keys = catalogue.foreign_keys(self._control, [oid])
-        cascades = tuple(sorted({str(fk.child) for fk in keys if fk.parent_oid == oid and fk.acts}))
+        cascades = tuple(sorted({fk.child_name for fk in keys if fk.parent_oid == oid and fk.acts}))
         notes = []
         if not table.key and kind in {"r", "p"}:
             notes.append("no key identifies its rows: they are put back as whole rows, under a short lock")

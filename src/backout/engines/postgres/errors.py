@@ -39,12 +39,14 @@ def translated(error: psycopg.Error, doing: str, *, state: str = "rolled back") 
         )
     if isinstance(error, pg.QueryCanceled):
         return _cancelled(said, doing, state)
-    if sqlstate is None or sqlstate.startswith("08") or sqlstate in {"57P01", "57P02", "57P03"}:
+    # Without a code it is the driver's own word: of the connection, or of how it was called (a script's mistake).
+    lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) if sqlstate is None else False
+    if lost or (sqlstate or "").startswith("08") or sqlstate in {"57P01", "57P02", "57P03"}:
         return Interrupted(
             f"unable to {doing}: the connection to the server was lost: {said}", state=state,
             hint="what was open is rolled back by the server; `backout log` settles the record of the run",
         )
-    return DatabaseFailed(f"unable to {doing}: {said}", sqlstate=sqlstate, state=state, hint=_HINTS.get(sqlstate))
+    return DatabaseFailed(f"unable to {doing}: {said}", sqlstate=sqlstate, state=state, hint=_HINTS.get(sqlstate or ""))
 
 
 _LOCK_HINT = "wait for that session, end it, or raise `lock_timeout` for this environment"

@@ -20,21 +20,35 @@ from backout.engines.values import Column, Table
 XID_SPAN = 2**32
 
 
-def ours(alias: str, xid: int) -> str:
+def ours(alias: str, xid: int, next_xid: int) -> str:
     """Is the row version one that this transaction made? For the run's own session.
 
     Any transaction id that is visible to us and still in progress is ours. CASE keeps pg_xact_status from being asked
-    about ids in the future of this one that it would raise an error for.
+    about ids from `next_xid` on, for which it raises an error: such an id is that of a row that was frozen long ago,
+    more than 2^31 transactions back, since freezing leaves it in place (htup_details.h, HEAP_XMIN_FROZEN).
     """
     return (
-        f"CASE WHEN pg_catalog.age({alias}.xmin) <= 0 THEN pg_catalog.pg_xact_status("
+        f"CASE WHEN pg_catalog.age({alias}.xmin) BETWEEN {xid - next_xid + 1} AND 0 THEN pg_catalog.pg_xact_status("
         f"({xid} - pg_catalog.age({alias}.xmin))::text::xid8) = 'in progress' ELSE false END"
     )
 
 
-def with_ours(text: str, xid: int) -> str:
+def newer(made_by: str, xid: int, seen: int) -> str:
+    """Was the row version committed after our snapshot was taken? For the run's own session; `seen` is past all of them.
+
+    Ids below the snapshot's xmin had ended by then; the others are asked for, older ones than our own among them.
+    """
+    full = f"({xid} - pg_catalog.age({made_by})::bigint)"
+    start = "pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint"
+    return (
+        f"CASE WHEN {full} >= {start} AND {full} < {seen} THEN NOT pg_catalog.pg_visible_in_snapshot("
+        f"{full}::text::xid8, pg_catalog.pg_current_snapshot()) ELSE false END"
+    )
+
+
+def with_ours(text: str, xid: int, next_xid: int) -> str:
     """Replace each `{ours:alias}` of a named query."""
-    return re.sub(r"\{ours:(\w+)\}", lambda match: ours(match[1], xid), text)
+    return re.sub(r"\{ours:(\w+)\}", lambda match: ours(match[1], xid, next_xid), text)
 
 
 def stored(column: Column, alias: str) -> str:

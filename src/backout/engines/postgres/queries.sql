@@ -33,11 +33,13 @@ SELECT s.relid::text, n.nspname, c.relname, c.relkind::text, s.n_tup_ins, s.n_tu
  WHERE s.n_tup_ins + s.n_tup_upd + s.n_tup_del > 0 AND c.relpersistence <> 't' AND c.relkind <> 't'
 
 -- name: sequences
--- Every permanent sequence that this role may read, with its position. CASE, since the server is free to ask the functions
+-- Every permanent sequence that this role may read, with its position and which way it goes (0: round and round). CASE, since the server is free to ask the functions
 -- of relations that are no sequences first, and they raise then. `last_value` is null before the first nextval.
 SELECT c.oid::text, n.nspname || '.' || c.relname,
-       CASE WHEN c.relkind = 'S' THEN pg_catalog.pg_sequence_last_value(c.oid) END
+       CASE WHEN c.relkind = 'S' THEN pg_catalog.pg_sequence_last_value(c.oid) END,
+       CASE WHEN s.seqcycle THEN 0 ELSE sign(s.seqincrement)::int END
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid
  WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname <> 'backout'
    AND CASE WHEN c.relkind = 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'USAGE, SELECT') END
 
@@ -54,7 +56,8 @@ SELECT c.oid::text, n.nspname, c.relname, c.relkind::text, l.mode
 
 -- name: table
 -- One table: columns (a type outside of pg_catalog is kept as text, so that DROP TYPE hurts no rescue table), the key
--- (primary key, else the smallest unique index over NOT NULL columns that is complete, plain, valid and immediate), and
+-- (primary key, else the smallest unique index over NOT NULL columns that is complete, plain, valid and immediate; not
+-- over generated columns, which cannot be written and are kept in no image), and
 -- the application's enabled triggers. A type's name does not depend on search_path, since it is compared with later.
 SELECT n.nspname, c.relname, c.oid::text, c.relkind::text, c.relispartition,
        (SELECT jsonb_agg(jsonb_build_object(
@@ -75,7 +78,7 @@ SELECT n.nspname, c.relname, c.oid::text, c.relkind::text, c.relispartition,
                    AND i.indpred IS NULL AND i.indexprs IS NULL
                    AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
                                     WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
-                                      AND NOT a.attnotnull)
+                                      AND (NOT a.attnotnull OR a.attgenerated <> ''))
                  ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1) i,
                LATERAL unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k(attnum, place)
           JOIN pg_catalog.pg_attribute a ON a.attnum = k.attnum
@@ -99,17 +102,29 @@ SELECT c.relkind = 'r' AND NOT c.relispartition AND NOT c.relhassubclass
   FROM pg_catalog.pg_class c WHERE c.oid = $1::oid
 
 -- name: foreign_keys
--- Foreign keys in which any of the tables ($1) is on either side; one row a constraint.
-SELECT f.oid::text, f.conname, f.conrelid::text, cn.nspname, cc.relname, f.confrelid::text, pn.nspname, pc.relname,
+-- Foreign keys in which any of the tables ($1) is on either side; one row a constraint. The server keeps a constraint of
+-- its own for each partition on either side (conparentid): the names are those of the topmost one, since a row may be in
+-- any partition; the oids are those of the partition. Last: every table in which rows of the child can be.
+WITH RECURSIVE upward AS (
+    SELECT f.oid AS origin, f.oid, f.conparentid FROM pg_catalog.pg_constraint f
+     WHERE f.contype = 'f' AND (f.conrelid = ANY ($1::oid[]) OR f.confrelid = ANY ($1::oid[]))
+    UNION ALL
+    SELECT u.origin, p.oid, p.conparentid FROM upward u JOIN pg_catalog.pg_constraint p ON p.oid = u.conparentid
+)
+SELECT f.oid::text, f.conname, f.conrelid::text, cn.nspname, cc.relname, cc.relkind = 'p',
+       f.confrelid::text, pn.nspname, pc.relname, pc.relkind = 'p',
        (SELECT array_agg(a.attname::text ORDER BY k.o) FROM unnest(f.conkey) WITH ORDINALITY k(n, o)
           JOIN pg_catalog.pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.n),
        (SELECT array_agg(a.attname::text ORDER BY k.o) FROM unnest(f.confkey) WITH ORDINALITY k(n, o)
           JOIN pg_catalog.pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.n),
-       f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd')
-  FROM pg_catalog.pg_constraint f
-  JOIN pg_catalog.pg_class cc ON cc.oid = f.conrelid JOIN pg_catalog.pg_namespace cn ON cn.oid = cc.relnamespace
-  JOIN pg_catalog.pg_class pc ON pc.oid = f.confrelid JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
- WHERE f.contype = 'f' AND (f.conrelid = ANY ($1::oid[]) OR f.confrelid = ANY ($1::oid[]))
+       f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd'),
+       ARRAY(SELECT top.conrelid::text UNION SELECT tree.relid::oid::text
+               FROM pg_catalog.pg_partition_tree(top.conrelid) tree)
+  FROM upward u
+  JOIN pg_catalog.pg_constraint f ON f.oid = u.origin JOIN pg_catalog.pg_constraint top ON top.oid = u.oid
+  JOIN pg_catalog.pg_class cc ON cc.oid = top.conrelid JOIN pg_catalog.pg_namespace cn ON cn.oid = cc.relnamespace
+  JOIN pg_catalog.pg_class pc ON pc.oid = top.confrelid JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
+ WHERE u.conparentid = 0
  ORDER BY cn.nspname, cc.relname, f.conname
 
 -- name: may_set_replica_role
@@ -123,6 +138,19 @@ SELECT c.oid::text, g.tgname, g.tgenabled::text, pg_catalog.pg_has_role(session_
   FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid
  WHERE g.tgrelid = ANY ($1::oid[]) AND NOT g.tgisinternal AND g.tgenabled <> 'D'
  ORDER BY 1, 2
+
+-- name: user_rules
+-- The application's enabled rules on the tables, but those that make a view.
+SELECT r.rulename, r.ev_enabled::text FROM pg_catalog.pg_rewrite r
+ WHERE r.ev_class = ANY ($1::oid[]) AND r.ev_enabled <> 'D' AND r.ev_type <> '1'
+ ORDER BY 1
+
+-- name: unchecked_in_replicas
+-- Unique and exclusion constraints that are checked late: by a trigger, which does not fire in the replica role
+-- (measured on 15 to 18: duplicates pass).
+SELECT f.conname FROM pg_catalog.pg_constraint f
+ WHERE f.conrelid = ANY ($1::oid[]) AND f.contype IN ('p', 'u', 'x') AND f.condeferrable
+ ORDER BY 1
 
 -- name: catalogue_rows_of_ours
 -- Rows in the catalogues that this transaction wrote, other than those of its temporary objects: DDL hidden in a
@@ -152,7 +180,47 @@ SELECT what FROM (
     UNION ALL
     SELECT 'schema ' || n.nspname FROM pg_catalog.pg_namespace n
      WHERE {ours:n} AND n.nspname !~ '^pg_(toast_)?temp_[0-9]+$'
+    UNION ALL
+    SELECT 'sequence ' || c.relname FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+     WHERE {ours:s} AND c.relpersistence <> 't'
+    UNION ALL
+    SELECT 'rule on ' || c.relname FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+     WHERE {ours:r} AND c.relpersistence <> 't'
+    UNION ALL
+    SELECT 'policy on ' || c.relname FROM pg_catalog.pg_policy y JOIN pg_catalog.pg_class c ON c.oid = y.polrelid
+     WHERE {ours:y} AND c.relpersistence <> 't'
+    UNION ALL
+    SELECT 'default on ' || c.relname FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_class c ON c.oid = d.adrelid
+     WHERE {ours:d} AND c.relpersistence <> 't'
+    UNION ALL
+    SELECT 'comment on ' || coalesce(c.relname, 'an object') FROM pg_catalog.pg_description e
+      LEFT JOIN pg_catalog.pg_class c ON c.oid = e.objoid AND e.classoid = 'pg_class'::regclass
+     WHERE {ours:e} AND coalesce(c.relpersistence, 'p') <> 't'
 ) AS ours ORDER BY 1 LIMIT 20
+
+-- name: vanished_locks
+-- Relations, types and schemas that this backend has locked and that it does not see: DROP hidden in a function, or a
+-- temporary object that is gone again. Who still sees the past knows which; see `vanished`.
+SELECT coalesce(l.relation, l.objid)::text FROM pg_catalog.pg_locks l
+ WHERE l.pid = pg_catalog.pg_backend_pid() AND l.granted AND l.mode = 'AccessExclusiveLock'
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+   AND CASE l.locktype
+         WHEN 'relation' THEN NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = l.relation)
+         WHEN 'object' THEN CASE l.classid
+           WHEN 'pg_type'::regclass THEN NOT EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = l.objid)
+           WHEN 'pg_namespace'::regclass THEN NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.oid = l.objid)
+           ELSE false END
+         ELSE false END
+
+-- name: vanished
+-- What these oids are to a session that sees the past; nothing for what the run itself had made.
+SELECT 'relation ' || c.relname FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1::oid[]) AND c.relpersistence <> 't'
+UNION ALL
+SELECT 'type ' || t.typname FROM pg_catalog.pg_type t WHERE t.oid = ANY ($1::oid[])
+   AND t.typnamespace NOT IN (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname ~ '^pg_(toast_)?temp_[0-9]+$')
+UNION ALL
+SELECT 'schema ' || n.nspname FROM pg_catalog.pg_namespace n WHERE n.oid = ANY ($1::oid[])
+ ORDER BY 1 LIMIT 20
 
 -- name: lockable
 -- The quoted name of a table or partitioned table, for LOCK TABLE; no row for views, sequences and the like.
@@ -174,11 +242,13 @@ SELECT coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)), 0)::bigint
  WHERE n.nspname = $2 AND c.relname = ANY ($1)
 
 -- name: lock_holders
--- Who holds locks on a table that conflict with a writer, or is queued for one; for the message of a lock timeout.
+-- Who holds locks on a table that conflict with a writer, or is queued for one; for the message of a lock timeout. First
+-- those on tables that our own sessions ($1) have locked.
 SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), a.usename::text, coalesce(a.state, '?'),
        extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint, l.granted, l.mode
   FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype IN ('relation', 'transactionid', 'tuple') AND l.pid <> ALL ($1::int[])
    AND a.datname = current_database() AND a.state LIKE '%transaction%'
    AND l.mode IN ('RowExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
- ORDER BY l.granted DESC, a.xact_start LIMIT 1
+ ORDER BY EXISTS (SELECT FROM pg_catalog.pg_locks o WHERE o.pid = ANY ($1::int[]) AND o.relation = l.relation) DESC,
+          l.granted DESC, a.xact_start LIMIT 1

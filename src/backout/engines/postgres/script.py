@@ -67,7 +67,10 @@ class ScriptConnection:
                 hint="pip install 'backout[sqlalchemy]'",
             ) from None
         guarded = _Guarded(self._session.connection, self._guard)
-        engine = create_engine("postgresql+psycopg://", creator=lambda: guarded, poolclass=StaticPool)
+        # Without hstore: looking for it asks psycopg for the raw connection, which is not the guarded one.
+        engine = create_engine(
+            "postgresql+psycopg://", creator=lambda: guarded, poolclass=StaticPool, use_native_hstore=False
+        )
         connection = engine.connect()
         connection.begin()
         return connection

@@ -20,6 +20,7 @@ import psycopg
 from backout.engines.postgres import catalogue, tripwires
 from backout.engines.postgres.capture import Marks, Place, capture_table
 from backout.engines.postgres.errors import primary_message, translated
+from backout.engines.postgres.images import XID_SPAN
 from backout.engines.postgres.journal import PostgresJournal, hold, rescue_name, write_end
 from backout.engines.postgres.names import comma, quoted
 from backout.engines.postgres.queries import query
@@ -79,6 +80,7 @@ class PostgresTransaction:
     def _begin_aux(self, known: Sequence[tuple[str | None, str]]) -> None:
         self._aux.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", state="untouched")
         self._limit(self._aux)
+        self._aux.run(_EXACTLY)  # what is kept as text must not depend on which session wrote it
         for schema, name in known:
             text = quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
             for (table,) in self._aux.run(query("lockable"), [text]).rows:
@@ -142,11 +144,14 @@ class PostgresTransaction:
         main.run("SET CONSTRAINTS ALL IMMEDIATE", doing="check the deferred constraints")
         main.run("SET LOCAL ROLE NONE")
         main.run("SET LOCAL search_path = pg_catalog, pg_temp")
-        main.run("; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _EXACT.items()))
+        main.run(_EXACTLY)
         self._limit(main)
         again = self._captures > 0
         self._captures += 1
-        observed = tripwires.observe(main, self.xid, self._counts, self._sequences, self._switched)
+        self._marks = replace(self._marks, next_xid=self._next_xid())
+        observed = tripwires.observe(
+            main, self._aux, self.xid, self._marks.next_xid, self._counts, self._sequences, self._switched
+        )
         found = () if again else tripwires.findings(
             observed, rescue_schema=self._settings.rescue_schema, expected_tables=self._switched,
             replication_role=self._replication_role,
@@ -156,8 +161,11 @@ class PostgresTransaction:
         if again:
             self._aux.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
             self._limit(self._aux)
+            self._aux.run(_EXACTLY)
         hold(self._aux, run)
-        captured = self._capture_tables(run, observed, narrowed if not again else {})
+        if again or not _hints_explain(hints, observed):
+            narrowed = {}
+        captured = self._capture_tables(run, observed, narrowed)
         if keep:
             self._aux.run("COMMIT", doing="make the rescue durable")
         rescue_bytes = self._rescue_bytes(captured)
@@ -172,6 +180,11 @@ class PostgresTransaction:
                 [self._log_start],
             )),
         )
+
+    def _next_xid(self) -> int:
+        """The next transaction id, full: aux has none of its own yet, so that its `age` counts from there."""
+        low: int = self._aux.value("SELECT pg_catalog.age('3'::xid)") + 3
+        return self.xid + (low - self.xid) % XID_SPAN
 
     def _capture_tables(
         self, run: int, observed: tripwires.Observed, narrowed: Mapping[str, tuple[int, tuple[str, ...]]]
@@ -232,7 +245,7 @@ class PostgresTransaction:
         """See the protocol. Written as the login role, which alone may read the rescue."""
         self._main.run("SET LOCAL ROLE NONE")
         if not self._captures:
-            self._main.run("; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _EXACT.items()))
+            self._main.run(_EXACTLY)
             self._main.run("SET LOCAL search_path = pg_catalog, pg_temp")
         schema = self._settings.rescue_schema
         outcome, self._reverted = revert(self._main, plan, resolution, rescue_schema=schema)
@@ -266,7 +279,7 @@ class PostgresTransaction:
     def commit(self) -> None:
         """See the protocol. Only a lost connection leaves the outcome open: an error answer means rolled back."""
         try:
-            self._main.connection.execute(b"COMMIT")
+            said = self._main.connection.execute(b"COMMIT").statusmessage
         except psycopg.Error as error:
             if not self._main.lost and error.sqlstate is not None and not error.sqlstate.startswith("57P"):
                 raise translated(error, "commit") from None
@@ -274,6 +287,8 @@ class PostgresTransaction:
                 f"the connection was lost while COMMIT was on its way: {primary_message(error)}",
                 state="unknown until the journal is asked", hint="run `backout log --on ENV`: it asks, and settles the run",
             ) from None
+        if said != "COMMIT":  # a transaction that has failed answers COMMIT with ROLLBACK (manual: COMMIT, "Notes")
+            raise DatabaseFailed("the server rolled the transaction back at COMMIT", hint="run it again")
 
     def rollback(self) -> None:
         """See the protocol."""
@@ -294,6 +309,7 @@ _EXACT = {
     "row_security": "off",
     "TimeZone": "UTC",
 }
+_EXACTLY = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _EXACT.items())
 
 
 def _refuse_blind(*, track_counts: bool, replication_role: str) -> None:
@@ -307,6 +323,18 @@ def _refuse_blind(*, track_counts: bool, replication_role: str) -> None:
             "proof", f"`session_replication_role` is {replication_role!r}: triggers and foreign keys would not fire",
             hint="unset it for the login role and the database",
         )
+
+
+def _hints_explain(hints: Sequence[UpdateHint], observed: tripwires.Observed) -> bool:
+    """Do the hints mean the tables that they are taken for?
+
+    A bare name is looked up at the end of the change, and search_path or a temporary table may have given it another
+    meaning at its statement. Where all updates that the server counted are those of the hints, none went elsewhere.
+    """
+    if all(hint.schema is not None for hint in hints):
+        return True
+    counted = sum(c.updated for name, _, c in observed.counts.values() if name.schema != "pg_catalog")
+    return counted == sum(hint.rows for hint in hints)
 
 
 def _narrow(

@@ -44,13 +44,24 @@ class HeldLock:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """One sequence: its last value (None before the first), and 1 or -1 for its direction, 0 where it starts over."""
+
+    name: str
+    last: int | None
+    step: int
+
+
+@dataclass(frozen=True)
 class Observed:
     """What the server says of the transaction just before it ends."""
 
     locks: tuple[HeldLock, ...]
     counts: Mapping[str, tuple[TableName, str, Counts]]  # oid -> (name, relkind, delta)
     sequences: tuple[SequenceMove, ...]
+    backwards: tuple[SequenceMove, ...]  # those that nextval cannot have moved so
     catalogue_rows: tuple[str, ...]
+    vanished: tuple[str, ...]
     track_counts: bool
     replication_role: str
     same_transaction: bool
@@ -64,19 +75,21 @@ def read_counts(main: Session) -> dict[str, tuple[TableName, str, Counts]]:
     }
 
 
-def read_sequences(main: Session) -> dict[str, tuple[str, int | None]]:
-    """Where each sequence stands."""
-    return {oid: (name, last) for oid, name, last in main.run(query("sequences")).rows}
+def read_sequences(main: Session) -> dict[str, Standing]:
+    """Where each sequence stands, and which way it goes."""
+    return {oid: Standing(name, last, step) for oid, name, last, step in main.run(query("sequences")).rows}
 
 
 def observe(
     main: Session,
+    aux: Session,
     xid: int,
+    next_xid: int,
     counts_before: Mapping[str, tuple[TableName, str, Counts]],
-    sequences_before: Mapping[str, tuple[str, int | None]],
+    sequences_before: Mapping[str, Standing],
     expected_tables: Collection[str],
 ) -> Observed:
-    """Ask the server once for all that `findings` judges."""
+    """Ask the server once for all that `findings` judges; `aux` still sees what the run has dropped."""
     locks = tuple(
         HeldLock(oid, TableName(schema, name), kind, mode)
         for oid, schema, name, kind, mode in main.run(query("locks")).rows
@@ -85,14 +98,20 @@ def observe(
     touches_catalogue = any(name.schema == "pg_catalog" for name, _, _ in counts.values())
     rows: tuple[str, ...] = ()
     if touches_catalogue:
-        text = with_ours(query("catalogue_rows_of_ours"), xid)
+        text = with_ours(query("catalogue_rows_of_ours"), xid, next_xid)
         rows = tuple(str(what) for (what,) in main.run(text, [list(expected_tables)]).rows)
-    moves = _moves(sequences_before, read_sequences(main))
+    gone = [oid for (oid,) in main.run(query("vanished_locks")).rows]
+    vanished = tuple(str(what) for (what,) in aux.run(query("vanished"), [gone]).rows) if gone else ()
+    after = read_sequences(main)
+    moves = _moves(sequences_before, after)
     track_counts, role, now = main.one(
         "SELECT current_setting('track_counts')::boolean, current_setting('session_replication_role'), "
         "pg_catalog.pg_current_xact_id_if_assigned()::text::bigint"
     )
-    return Observed(locks, counts, moves, rows, track_counts, role, now == xid)
+    backwards = tuple(move for oid, move in moves.items() if _went_back(move, after[oid].step))
+    return Observed(
+        locks, counts, tuple(moves.values()), backwards, rows, vanished, track_counts, role, now == xid
+    )
 
 
 def _delta(
@@ -107,14 +126,17 @@ def _delta(
     return moved
 
 
-def _moves(
-    before: Mapping[str, tuple[str, int | None]], after: Mapping[str, tuple[str, int | None]]
-) -> tuple[SequenceMove, ...]:
-    return tuple(
-        SequenceMove(name, before[oid][1], last)
-        for oid, (name, last) in sorted(after.items(), key=lambda item: item[1][0])
-        if oid in before and before[oid][1] != last
-    )
+def _moves(before: Mapping[str, Standing], after: Mapping[str, Standing]) -> dict[str, SequenceMove]:
+    return {
+        oid: SequenceMove(now.name, before[oid].last, now.last)
+        for oid, now in sorted(after.items(), key=lambda item: item[1].name)
+        if oid in before and before[oid].last != now.last
+    }
+
+
+def _went_back(move: SequenceMove, step: int) -> bool:
+    """Against its direction, or to before its first value; what was never asked for cannot go back."""
+    return move.before is not None and (move.after is None or (move.after - move.before) * step < 0)
 
 
 def findings(observed: Observed, *, rescue_schema: str, expected_tables: Collection[str], replication_role: str) -> tuple[str, ...]:
@@ -142,7 +164,7 @@ def findings(observed: Observed, *, rescue_schema: str, expected_tables: Collect
         elif name.schema == "pg_catalog" and name.name not in SHARED_WITH_TEMPORARY:
             found.append(f'the catalogue "{name.name}" was written to: DDL ran in a function')
     found += [f"DDL ran in a function: {what} is new or changed" for what in observed.catalogue_rows]
-    for move in observed.sequences:
-        if move.before is not None and (move.after is None or move.after < move.before):
-            found.append(f'sequence "{move.name}" went from {move.before} back to {move.after}')
+    found += [f"DDL ran in a function: {what} is gone" for what in observed.vanished]
+    for move in observed.backwards:
+        found.append(f'sequence "{move.name}" went from {move.before} back to {move.after}')
     return tuple(dict.fromkeys(found))

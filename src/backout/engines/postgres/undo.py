@@ -22,7 +22,7 @@ from backout.engines.postgres.catalogue import foreign_keys
 from backout.engines.postgres.names import comma, qualified, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.session import Session
-from backout.engines.postgres.undo_sql import CONFLICT_TABLE, KeyedTable, KeylessTable, chained
+from backout.engines.postgres.undo_sql import CONFLICT_TABLE, KeyedTable, KeylessTable, Rewriting, Statement, chained
 from backout.engines.values import (
     Conflict,
     ConflictKind,
@@ -66,16 +66,61 @@ class _Work:
     tables: list[KeyedTable | KeylessTable] = field(default_factory=list)
     disabled: list[tuple[str, str, str]] = field(default_factory=list)  # (table, trigger, tgenabled)
     savepoints: list[int] = field(default_factory=list)  # ids under which rows were written
+    rewritable: frozenset[int] = frozenset()  # places of the tables that may be rewritten; see `undo_sql.Rewriting`
+    rewriting: frozenset[int] = frozenset()  # of them, those that are
 
 
-def undo_way(session: Session, oids: Sequence[str]) -> Way | None:
-    """The way that the rights allow for these tables; None: none, and the application's triggers would fire."""
+@dataclass(frozen=True)
+class _Hooks:
+    """What would fire during an undo of some tables, and what this role may do about it."""
+
+    triggers: tuple[tuple[str, str, bool], ...]  # (name, tgenabled, ours to disable)
+    rules: tuple[tuple[str, str], ...]  # (name, ev_enabled)
+    unchecked: tuple[str, ...]  # constraints that the replica role does not check
+    replica: bool  # the role may take the replica role
+
+    @property
+    def way(self) -> Way | None:
+        """None: there is none. ALWAYS and REPLICA hooks fire in the replica role, too (manual: ALTER TABLE)."""
+        enabled = [how for _, how, _ in self.triggers] + [how for _, how in self.rules]
+        if self.replica and set(enabled) <= {"O"} and not self.unchecked:
+            return Way.REPLICA
+        if any(how != "R" for _, how in self.rules):
+            return None
+        if not self.triggers:
+            return Way.PLAIN
+        return Way.OWNER if all(ours for _, _, ours in self.triggers) else None
+
+    def obstacle(self, login: str) -> str | None:
+        """What stands in the way of an exact undo, and what would remove it, in words; None: nothing."""
+        if self.way is not None:
+            return None
+        names = sorted({f"trigger {quoted(name)}" for name, _, _ in self.triggers})
+        names += sorted({f"rule {quoted(name)}" for name, _ in self.rules})
+        grant = f"GRANT SET ON PARAMETER session_replication_role TO {quoted(login)}"
+        always = any(how != "O" for _, how, _ in self.triggers) or bool(self.unchecked)
+        needs = []
+        if not self.replica and not always and not any(how == "A" for _, how in self.rules):
+            needs.append(grant)
+        if not self.rules:
+            needs.append("to own the table")
+        how = f"it needs {', or '.join(needs)}" if needs else "disable it for the time of the run and of its undo"
+        return f"{comma(names)} would fire, and {quoted(login)} may not keep it out ({how})"
+
+
+def _hooks(session: Session, oids: Sequence[str]) -> _Hooks:
     triggers = session.run(query("user_triggers"), [list(oids)]).rows
-    if session.value(query("may_set_replica_role")):
-        return Way.REPLICA
-    if not triggers:
-        return Way.PLAIN
-    return Way.OWNER if all(owner for _, _, _, owner in triggers) else None
+    return _Hooks(
+        tuple((name, enabled, owned) for _, name, enabled, owned in triggers),
+        tuple((name, enabled) for name, enabled in session.run(query("user_rules"), [list(oids)]).rows),
+        tuple(name for (name,) in session.run(query("unchecked_in_replicas"), [list(oids)]).rows),
+        bool(session.value(query("may_set_replica_role"))),
+    )
+
+
+def undo_obstacle(session: Session, oids: Sequence[str]) -> str | None:
+    """What stands in the way of an exact undo of these tables; None: nothing."""
+    return _hooks(session, oids).obstacle(session.value("SELECT session_user::text"))
 
 
 def revert(
@@ -83,14 +128,9 @@ def revert(
 ) -> tuple[UndoOutcome, Reverted]:
     """Put back what `plan` says; see `engines.protocol.Transaction.revert`."""
     oids = [undo.table.identifier for undo in plan.tables]
-    way = undo_way(main, oids)
+    way, obstacle = _hooks(main, oids).way, undo_obstacle(main, oids)
     if way is None:
-        raise Refused(
-            "undo rights",
-            "the application's triggers would fire during the undo and spoil it, and this role may not keep them out",
-            hint='let an administrator run: GRANT SET ON PARAMETER session_replication_role TO "'
-            + str(main.value("SELECT session_user::text")) + '" — or connect as a member of the tables\' owner',
-        )
+        raise Refused("undo rights", f"the undo would not be exact: {obstacle}", hint="give the right, then undo again")
     work = _Work(main, plan, rescue_schema, way)
     for place, undo in enumerate(plan.tables, 1):
         kind = KeyedTable if undo.captured.table.key else KeylessTable
@@ -101,6 +141,8 @@ def revert(
         "columns text[], detail text, number bigint, forced boolean NOT NULL DEFAULT false) ON COMMIT DROP"
     )
     _keep_triggers_out(work)
+    work.rewritable, work.rewriting = _rewritable(work), _renumbered(work)
+    work.rewriting &= work.rewritable
     outcome = _optimistic(work) or _careful(work, resolution)
     _let_triggers_in(work)
     locked = oids if way is Way.OWNER else [t.undo.table.identifier for t in work.tables if isinstance(t, KeylessTable)]
@@ -111,6 +153,8 @@ def revert(
 
 
 def _keep_triggers_out(work: _Work) -> None:
+    # A constraint that is checked at the end only could not become a conflict.
+    work.main.run("SET CONSTRAINTS ALL IMMEDIATE", doing="check the constraints")
     if work.way is Way.REPLICA:
         work.main.run("SET LOCAL session_replication_role = replica")
     if work.way is Way.OWNER:
@@ -136,6 +180,35 @@ def _let_triggers_in(work: _Work) -> None:
         work.main.run(f"ALTER TABLE {name} {how[enabled]} TRIGGER {quoted(trigger)}")
 
 
+# -- what no UPDATE can do ---------------------------------------------------------------------------------------------
+
+#: Two rows with one value of a unique index, or in one place of an exclusion constraint (manual, appendix A).
+_CIRCLES = {"23505", "23P01"}
+
+
+def _rewritable(work: _Work) -> frozenset[int]:
+    """Tables on whose rows no foreign key acts when they are deleted to be inserted anew."""
+    by_oid = {table.undo.table.identifier: table for table in work.tables if isinstance(table, KeyedTable)}
+    acted = {fk.parent_oid for fk in foreign_keys(work.main, list(by_oid)) if fk.acts}
+    return frozenset(t.place for oid, t in by_oid.items() if work.way is Way.REPLICA or oid not in acted)
+
+
+def _renumbered(work: _Work) -> frozenset[int]:
+    """Tables in which the run changed a column that is GENERATED ALWAYS AS IDENTITY."""
+    return frozenset(
+        table.place for table in work.tables
+        if isinstance(table, KeyedTable) and (text := table.has_renumbered()) and work.main.value(text)
+    )  # fmt: skip
+
+
+def _may_be_a_circle(work: _Work, error: DatabaseFailed) -> bool:
+    """Whether rewriting may help, and has not been tried yet; from here on it is."""
+    if error.sqlstate not in _CIRCLES or work.rewriting >= work.rewritable:
+        return False
+    work.rewriting = work.rewritable
+    return True
+
+
 # -- at full speed -----------------------------------------------------------------------------------------------------
 
 
@@ -151,7 +224,7 @@ def _optimistic(work: _Work) -> UndoOutcome | None:
         if not (error.sqlstate or "").startswith("23"):
             raise
         work.main.run("ROLLBACK TO SAVEPOINT backout_undo")
-        return None
+        return _optimistic(work) if _may_be_a_circle(work, error) else None
     if written != wanted or _broken_keys(work):
         work.main.run("ROLLBACK TO SAVEPOINT backout_undo")
         work.main.run(f"DELETE FROM {CONFLICT_TABLE}")
@@ -180,34 +253,40 @@ def _write(
 
     Where `wanted` says that an operation has no rows, it is left out.
     """
-    steps: list[tuple[int, int, str]] = []  # (index of the table, operation 0..2, text)
+    steps: list[tuple[int, int, Statement]] = []  # (index of the table, operation 0..2, text)
     for operation in range(3):
         for index, table in enumerate(work.tables):
             if merging and isinstance(table, KeylessTable) and _is_left(work, table):
                 continue
             if wanted is not None and not wanted[index][operation]:
                 continue
-            texts = _texts(table, operation, merging=merging)
+            texts = _texts(work, table, operation, merging=merging)
             steps += [(index, operation, text) for text in texts]
     written = [[0, 0, 0] for _ in work.tables]
     together = work.way is not Way.REPLICA and len(steps) > 1
     if together:
         counts = work.main.one(chained([text for _, _, text in steps]))
     else:
-        counts = tuple(work.main.run(text, doing="put the rows back").affected for _, _, text in steps)
+        texts_alone = [text.alone if isinstance(text, Rewriting) else text for _, _, text in steps]
+        counts = tuple(work.main.run(text, doing="put the rows back").affected for text in texts_alone)
     for (index, operation, _), count in zip(steps, counts, strict=True):
         written[index][operation] += count
     return [(deleted, updated, inserted) for deleted, updated, inserted in written]
 
 
-def _texts(table: KeyedTable | KeylessTable, operation: int, *, merging: bool) -> list[str]:
+def _texts(
+    work: _Work, table: KeyedTable | KeylessTable, operation: int, *, merging: bool
+) -> Sequence[Statement]:
+    found: list[Statement | None]
     if isinstance(table, KeylessTable):
         texts = [table.delete() if table.undo.captured.after_rescue else None, None, table.insert()]
         return [text for text in texts[operation : operation + 1] if text]
     if operation == 0:
         found = [table.delete(merging=merging)]
     elif operation == 1:
-        found = [table.update(merging=merging), table.replace_reused() if merging else None]
+        rewriting = table.place in work.rewriting
+        update = table.rewrite(merging=merging) if rewriting else table.update(merging=merging)
+        found = [update, table.replace_reused() if merging else None]
     else:
         found = [table.insert(merging=merging)]
     return [text for text in found if text]
@@ -230,10 +309,11 @@ def _careful(work: _Work, resolution: Resolution) -> UndoOutcome:
     """Name the rows in conflict, then write all but them; repeated where others write at the same time."""
     for _ in range(_ROUNDS):
         _discover(work)
-        conflicts, fingerprint = _listed(work)
-        notes = _objections(conflicts, resolution, fingerprint)
+        conflicts, fingerprint, unlisted = _listed(work)
+        more = (f"{unlisted} more rows are in conflict than are listed",) if unlisted else ()
+        notes = _objections(conflicts, resolution, fingerprint, unlisted=unlisted)
         if notes is not None:
-            return UndoOutcome({}, conflicts, work.way.value, True, fingerprint, (*work.plan.notes, *notes))
+            return UndoOutcome({}, conflicts, work.way.value, True, fingerprint, (*work.plan.notes, *more, *notes))
         if resolution.overwrite:
             numbers = comma(str(int(number)) for number in sorted(resolution.overwrite))
             work.main.run(f"UPDATE {CONFLICT_TABLE} SET forced = true WHERE number IN ({numbers})")
@@ -259,6 +339,10 @@ def _discover(work: _Work) -> None:
     for table in work.tables:
         for text in table.classify():
             work.main.run(text, doing="compare the rows of now")
+        if isinstance(table, KeyedTable) and table.place not in work.rewritable:
+            refused = table.classify_renumbered()
+            if refused is not None:
+                work.main.run(refused, doing="compare the rows of now")
     while True:
         found = _someone_would_be_hit(work)
         if not found:
@@ -289,11 +373,15 @@ def _put_back(work: _Work, rows: Sequence[tuple[int, str, str, list[str], str | 
         )
 
 
-def _objections(conflicts: Sequence[Conflict], resolution: Resolution, fingerprint: str) -> tuple[str, ...] | None:
+def _objections(
+    conflicts: Sequence[Conflict], resolution: Resolution, fingerprint: str, *, unlisted: int
+) -> tuple[str, ...] | None:
     """Why the undo may not go on; None: it may."""
     if resolution.overwrite and resolution.seen != fingerprint:
         return ("the conflicts are not those that were listed: look at the numbers again",)
-    if all(conflict.number in resolution.overwrite for conflict in conflicts) or resolution.partial:
+    if resolution.partial:
+        return None
+    if not unlisted and all(conflict.number in resolution.overwrite for conflict in conflicts):
         return None
     return ()
 
@@ -311,6 +399,8 @@ def _write_or_find(work: _Work) -> list[tuple[int, int, int]]:
         if not (error.sqlstate or "").startswith("23"):
             raise
         work.main.run("ROLLBACK TO SAVEPOINT backout_write")
+        if _may_be_a_circle(work, error):
+            return _write_or_find(work)
         written = _piecemeal(work)
     work.main.run("RELEASE SAVEPOINT backout_write")
     return written
@@ -326,9 +416,7 @@ def _piecemeal(work: _Work) -> list[tuple[int, int, int]]:
     for index, table in enumerate(work.tables):
         if isinstance(table, KeylessTable):
             if not _is_left(work, table):
-                for operation in (0, 2):
-                    for whole in _texts(table, operation, merging=True):
-                        written[index][operation] += work.main.run(whole, doing="put the rows back").affected
+                pending[index, 2] = [_WHOLE]
             continue
         for operation in range(3):
             rows = work.main.run(table.identities(operation)).rows
@@ -338,25 +426,59 @@ def _piecemeal(work: _Work) -> list[tuple[int, int, int]]:
     while sum(map(len, pending.values())) != before:
         before = sum(map(len, pending.values()))
         for index, operation in sorted(pending, key=lambda item: (item[1], item[0])):
-            group, pending[index, operation] = pending[index, operation], []
-            texts = _texts(work.tables[index], operation, merging=True)
+            table, group, pending[index, operation] = work.tables[index], pending[index, operation], []
+            if isinstance(table, KeylessTable):
+                pending[index, operation] = group and _try_whole(work, table, written[index], said)
+                continue
+            texts = _texts(work, table, operation, merging=True)
             for text in texts[:1]:
-                count, pending[index, operation] = _try(work, work.tables[index], operation, text, group, said)
+                count, pending[index, operation] = _try(work, table, operation, text, group, said)
                 written[index][operation] += count
             for text in texts[1:]:  # over the rows of reused keys, which are forced and no part of the group
+                assert isinstance(text, str)
                 written[index][operation] += work.main.run(text, doing="put the rows back").affected
     for (index, _), group in pending.items():
+        table = work.tables[index]
+        if isinstance(table, KeylessTable):
+            if group:
+                work.main.run(*table.refuse(said[_WHOLE]))
+            continue
         for identity in group:
             work.main.run(
                 f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns, detail) "
                 "VALUES ($1, $2, $3, ARRAY[]::text[], $4)",
-                [work.tables[index].place, identity, ConflictKind.CONSTRAINT.value, said.get(identity)],
+                [table.place, identity, ConflictKind.CONSTRAINT.value, said.get(identity)],
             )
     return [(deleted, updated, inserted) for deleted, updated, inserted in written]
 
 
+#: Stands for all rows of a table without a key, which is put back as a whole or not at all.
+_WHOLE = ""
+
+
+def _try_whole(work: _Work, table: KeylessTable, written: list[int], said: dict[str, str]) -> list[str]:
+    """Write a table without a key. Returns what is refused: all of it, or nothing."""
+    work.main.run("SAVEPOINT backout_rows")
+    counts = []
+    try:
+        for operation in (0, 2):
+            for text in _texts(work, table, operation, merging=True):
+                assert isinstance(text, str)
+                counts.append((operation, work.main.run(text, doing="put the rows back").affected))
+        work.main.run("RELEASE SAVEPOINT backout_rows")
+    except DatabaseFailed as error:
+        if not (error.sqlstate or "").startswith("23"):
+            raise
+        work.main.run("ROLLBACK TO SAVEPOINT backout_rows; RELEASE SAVEPOINT backout_rows")
+        said[_WHOLE] = error.message
+        return [_WHOLE]
+    for operation, count in counts:
+        written[operation] += count
+    return []
+
+
 def _try(
-    work: _Work, table: KeyedTable | KeylessTable, operation: int, text: str, group: list[str], said: dict[str, str]
+    work: _Work, table: KeyedTable, operation: int, text: Statement, group: list[str], said: dict[str, str]
 ) -> tuple[int, list[str]]:
     """Write the rows of the group; where a constraint refuses, its halves. Returns (written, refused rows)."""
     if not group:
@@ -364,7 +486,8 @@ def _try(
     work.main.run("SAVEPOINT backout_rows")
     try:
         only = f" AND {table.identity('q' if operation == 0 else 'p')} = ANY ($1)"
-        count = work.main.run(text + only, [group], doing="put the rows back").affected
+        limited = text + only if isinstance(text, str) else text.limited(only).alone
+        count = work.main.run(limited, [group], doing="put the rows back").affected
         work.main.run("RELEASE SAVEPOINT backout_rows")
         return count, []
     except DatabaseFailed as error:
@@ -402,13 +525,16 @@ def _someone_would_be_hit(work: _Work) -> int:
     found = 0
     by_oid = {table.undo.table.identifier: table for table in work.tables}
     for fk in foreign_keys(work.main, list(by_oid)):
-        parent, child = by_oid.get(fk.parent_oid), by_oid.get(fk.child_oid)
+        parent = by_oid.get(fk.parent_oid)
         if parent is None or not fk.acts:
             continue
         if isinstance(parent, KeyedTable) and parent.has_after:
             work.main.run(f"SELECT FROM {parent.target} AS t JOIN {parent.after} ON {parent.now_is('q')} FOR UPDATE OF t")
-        ours = child.made_by_run("c") if isinstance(child, KeyedTable) else "false"
-        look = parent.referenced_by_others(fk.child, fk.columns, fk.referenced_columns, ours)
+        children = [by_oid[oid] for oid in fk.child_oids if oid in by_oid]
+        ours = " OR ".join(
+            f"(c.tableoid = {child.undo.table.identifier} AND {child.lets_go('c', fk.columns)})" for child in children
+        )
+        look = parent.referenced_by_others(fk, ours or "false")
         if look is not None:
             found += work.main.run(look, doing="look for rows that refer to ours").affected
     return found
@@ -430,7 +556,7 @@ def _broken_keys(work: _Work) -> int:
             lock = "FOR KEY SHARE" if may_lock else ""
             texts.append(child.orphans(fk.columns, fk.parent, fk.referenced_columns, lock))
         if parent is not None:
-            texts.append(parent.referenced_by_others(fk.child, fk.columns, fk.referenced_columns, None))
+            texts.append(parent.referenced_by_others(fk, None))
         for text in texts:
             if text is not None:
                 found += work.main.run(text, doing=f'check foreign key "{fk.name}"').affected
@@ -440,8 +566,9 @@ def _broken_keys(work: _Work) -> int:
 # -- what is told and kept ---------------------------------------------------------------------------------------------
 
 
-def _listed(work: _Work) -> tuple[tuple[Conflict, ...], str]:
-    """The conflicts, numbered, with their rows; and a fingerprint of the list, so that a later answer fits it."""
+def _listed(work: _Work) -> tuple[tuple[Conflict, ...], str, int]:
+    """The conflicts, numbered, with their rows; a fingerprint of the list, so that a later answer fits it; how many
+    more there are."""
     total = work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE}")
     conflicts: list[Conflict] = []
     for table in work.tables:
@@ -462,7 +589,8 @@ def _listed(work: _Work) -> tuple[tuple[Conflict, ...], str]:
                 Conflict(number, table.undo.table.name, ConflictKind(kind), identity, tuple(columns), before, after, now, detail or "")
             )
     text = repr((total, [(c.number, str(c.table), c.kind.value, c.key, c.now) for c in conflicts]))
-    return tuple(sorted(conflicts, key=lambda c: c.number)), sha256(text.encode()).hexdigest()
+    listed = tuple(sorted(conflicts, key=lambda c: c.number))
+    return listed, sha256(text.encode()).hexdigest(), total - len(listed)
 
 
 def _row(names: Sequence[str], cells: Sequence[str | None]) -> dict[str, str | None] | None:

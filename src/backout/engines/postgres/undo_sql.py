@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from backout.engines.postgres.catalogue import ForeignKey
 from backout.engines.postgres.images import image, restored
 from backout.engines.postgres.names import comma, literal, qualified, quoted
 from backout.engines.values import Column, ConflictKind, TableName, UndoTable
@@ -68,6 +69,10 @@ class Rewriting:
     def alone(self) -> str:
         """As one statement."""
         return f"WITH moved AS ({self.delete} RETURNING t.*) {self.insert('moved')}"
+
+    def limited(self, condition: str) -> Rewriting:
+        """Of those rows only."""
+        return Rewriting(self.delete + condition, self.insert)
 
     def steps(self, moved: str, after: str) -> tuple[str, str]:
         """As two steps of a chain; `after` is a condition that makes the first wait."""
@@ -381,6 +386,13 @@ class KeyedTable:
             )
         return found
 
+    def has_renumbered(self) -> str | None:
+        """Did the run change a column that an UPDATE cannot put back, in any row?"""
+        if not (self.has_before and self.has_after and self.renumbered):
+            return None
+        images = f"{self.before} JOIN {self.after} ON {self.same_key}"
+        return f"SELECT EXISTS (SELECT FROM {images} WHERE {' OR '.join(self.renumbered)})"
+
     def classify_renumbered(self) -> str | None:
         """Where a rewriting is not possible, the rows that need one are in conflict."""
         if not (self.has_before and self.has_after and self.renumbered):
@@ -429,7 +441,7 @@ class KeyedTable:
         wanted = f"NOT {self._no_image('p')} AND {'NOT ' if operation == 1 else ''}{self._no_image('q')}"
         return f"SELECT {self.identity('p')} FROM {joined} WHERE {wanted} AND {self._not_in_conflict('p')}"
 
-    def orphans(self, columns: Sequence[str], parent: TableName, referenced: Sequence[str], lock: str) -> str | None:
+    def orphans(self, columns: Sequence[str], parent: str, referenced: Sequence[str], lock: str) -> str | None:
         """Restored rows whose parent is gone; the parents that are there are locked against a delete."""
         return _orphans(self, columns, parent, referenced, lock, self._orphan_filter(columns))
 
@@ -439,12 +451,12 @@ class KeyedTable:
         return f"({changed}) AND {self._not_in_conflict('p')}"
 
     def referenced_by_others(
-        self, child: TableName, columns: Sequence[str], referenced: Sequence[str], ours: str | None
+        self, fk: ForeignKey, ours: str | None
     ) -> str | None:
         """Rows that the undo removes (or whose referenced value it changes) and that rows of a child still name."""
-        moved = [self.differs(pair, "p", "q") for pair in self.touched if pair.now.name in referenced]
+        moved = [self.differs(pair, "p", "q") for pair in self.touched if pair.now.name in fk.referenced_columns]
         changed = " OR ".join([self._no_image("p"), *moved])
-        return _referenced(self, child, columns, referenced, ours, f"({changed}) AND {self._not_in_conflict('q')}")
+        return _referenced(self, fk, ours, f"({changed}) AND {self._not_in_conflict('q')}")
 
     def rows_in_conflict(self, limit: int) -> str:
         """(number, kind, columns, key…, before…, ours…, now…) of the first conflicts of this table, as text."""
@@ -474,7 +486,7 @@ class KeyedTable:
 
 
 def _orphans(
-    table: KeyedTable | KeylessTable, columns: Sequence[str], parent: TableName, referenced: Sequence[str], lock: str,
+    table: KeyedTable | KeylessTable, columns: Sequence[str], parent: str, referenced: Sequence[str], lock: str,
     which: str,
 ) -> str | None:
     """Rows of the pre-image that name a parent which is not there (MATCH SIMPLE: a null names none; manual 5.5.5)."""
@@ -491,13 +503,12 @@ def _orphans(
     return (
         f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT DISTINCT {table.place}, "
         f"{table.identity('p')}, {_kind(ConflictKind.PARENT_GONE)}, ARRAY[]::text[] FROM {source} "
-        f"WHERE {which} AND {given} AND NOT EXISTS (SELECT FROM {qualified(parent)} r WHERE {same} {lock})"
+        f"WHERE {which} AND {given} AND NOT EXISTS (SELECT FROM {parent} r WHERE {same} {lock})"
     )
 
 
 def _referenced(
-    table: KeyedTable | KeylessTable, child: TableName, columns: Sequence[str], referenced: Sequence[str],
-    ours: str | None, which: str,
+    table: KeyedTable | KeylessTable, fk: ForeignKey, ours: str | None, which: str
 ) -> str | None:
     """Rows of the post-image whose referenced value is gone, or about to go, and that a child row `c` names.
 
@@ -506,24 +517,28 @@ def _referenced(
     """
     kept = {p.now.name: p for p in table.pairs if p.captured.name in (
         *table.undo.captured.table.key, *table.undo.captured.after_columns)}
-    if table.undo.captured.after_rescue is None or any(name not in kept for name in referenced):
+    if table.undo.captured.after_rescue is None or any(
+        name not in kept for name in fk.referenced_columns
+    ):
         return None
-    values = [kept[name].was("q") for name in referenced]
-    names_it = " AND ".join(f"c.{quoted(name)} = {value}" for name, value in zip(columns, values, strict=True))
+    values = [kept[name].was("q") for name in fk.referenced_columns]
+    names_it = " AND ".join(f"c.{quoted(name)} = {value}" for name, value in zip(fk.columns, values, strict=True))
     keyed = KeyedTable(table.undo, table.place, table.rescue_schema)
     source = keyed.after
     if isinstance(table, KeyedTable):
         source = f"{keyed.after} LEFT JOIN {keyed.before} ON {keyed.same_key}"
     if ours is None:
-        still = " AND ".join(f"r.{quoted(name)} = {value}" for name, value in zip(referenced, values, strict=True))
-        condition = f"NOT EXISTS (SELECT FROM {qualified(table.undo.table.name)} r WHERE {still})"
+        still = " AND ".join(
+            f"r.{quoted(name)} = {value}" for name, value in zip(fk.referenced_columns, values, strict=True)
+        )
+        condition = f"NOT EXISTS (SELECT FROM {fk.parent} r WHERE {still})"
     else:
         condition = "true"
         names_it += f" AND NOT ({ours})"
     return (
         f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT DISTINCT {table.place}, "
         f"{table.identity('q')}, {_kind(ConflictKind.REFERENCED)}, ARRAY[]::text[] FROM {source} "
-        f"WHERE {which} AND EXISTS (SELECT FROM {qualified(child)} c WHERE {names_it}) AND {condition}"
+        f"WHERE {which} AND EXISTS (SELECT FROM {fk.child} c WHERE {names_it}) AND {condition}"
     )
 
 
@@ -619,7 +634,7 @@ class KeylessTable:
         """The whole row as one text."""
         return self._image(alias)
 
-    def lets_go(self, alias: str, _columns: Sequence[str]) -> str:
+    def lets_go(self, alias: str, columns: Sequence[str]) -> str:  # noqa: ARG002 -- a whole row goes
         """See `KeyedTable.lets_go`; of several rows that are the same, all must be the run's."""
         return (
             f"({self._now(alias)} IN (SELECT m.whole FROM {self._made} m JOIN (SELECT {self._now()} AS whole, "
@@ -636,28 +651,42 @@ class KeylessTable:
         """Nothing to ask: the table is locked, and the counts of the writes tell."""
         return "SELECT 0"
 
-    def orphans(self, columns: Sequence[str], parent: TableName, referenced: Sequence[str], lock: str) -> str | None:
+    def orphans(self, columns: Sequence[str], parent: str, referenced: Sequence[str], lock: str) -> str | None:
         """See `KeyedTable.orphans`."""
         return _orphans(self, columns, parent, referenced, lock, self._not_left)
 
     def referenced_by_others(
-        self, child: TableName, columns: Sequence[str], referenced: Sequence[str], ours: str | None
+        self, fk: ForeignKey, ours: str | None
     ) -> str | None:
         """See `KeyedTable.referenced_by_others`."""
-        return _referenced(self, child, columns, referenced, ours, self._not_left)
+        return _referenced(self, fk, ours, self._not_left)
 
     def rows_in_conflict(self, limit: int) -> str:
-        """See `KeyedTable.rows_in_conflict`; only the row that the run made is known."""
+        """See `KeyedTable.rows_in_conflict`; which row became which is not known."""
         names = [pair.captured.name for pair in self.pairs]
-        after = self.undo.captured.after_rescue or self.undo.captured.before_rescue
-        assert after is not None
-        cells = ["NULL::text"] * len(names) + [f"q.{quoted(name)}::text" for name in names] + ["NULL::text"] * len(names)
-        source = qualified(TableName(self.rescue_schema, after))
+        cells, joins = [], []
+        for alias, side in (("p", self.undo.captured.before_rescue), ("q", self.undo.captured.after_rescue)):
+            if side is None:
+                cells += ["NULL::text"] * len(names)
+                continue
+            cells += [f"{alias}.{quoted(name)}::text" for name in names]
+            joins.append(
+                f"LEFT JOIN LATERAL (SELECT i.* FROM {qualified(TableName(self.rescue_schema, side))} i "
+                f"WHERE {self._image('i')} = x.identity LIMIT 1) {alias} ON true"
+            )
+        cells += ["NULL::text"] * len(names)
         return (
-            f"SELECT x.number, x.kind, x.columns, x.detail, {comma(cells)} FROM {CONFLICT_TABLE} x "
-            f"JOIN LATERAL (SELECT i.* FROM {source} i WHERE {self._image('i')} = x.identity LIMIT 1) q ON true "
+            f"SELECT x.number, x.kind, x.columns, x.detail, {comma(cells)} FROM {CONFLICT_TABLE} x {' '.join(joins)} "
             f"WHERE x.place = {self.place} ORDER BY x.number LIMIT {limit}"
         )
+
+    def refuse(self, detail: str) -> tuple[str, list[str]]:
+        """Put every row that cannot be written into the conflict table, since a constraint refuses one of them."""
+        return (
+            f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns, detail) SELECT {self.place}, m.whole, "
+            f"{_kind(ConflictKind.CONSTRAINT)}, ARRAY[]::text[], $1 FROM "
+            f"(SELECT whole FROM {self._gone} g UNION SELECT whole FROM {self._made} m) m"
+        ), [detail]
 
     def classify(self) -> list[str]:
         """Rows that the run made and that are not there any more, as often."""
@@ -680,9 +709,9 @@ def chained(statements: Sequence[Statement]) -> str:
     for number, (name, statement) in enumerate(zip(names, statements, strict=True)):
         after = f" AND (SELECT count(*) FROM {names[number - 1]}) >= 0" if number else ""
         if isinstance(statement, Rewriting):
-            delete, statement = statement.steps(f"{name}_moved", after)
-            parts.append(f"{name}_moved AS ({delete})")
-            after = ""
-        parts.append(f"{name} AS ({statement}{after} RETURNING 1)")
+            delete, insert = statement.steps(f"{name}_moved", after)
+            parts += [f"{name}_moved AS ({delete})", f"{name} AS ({insert} RETURNING 1)"]
+        else:
+            parts.append(f"{name} AS ({statement}{after} RETURNING 1)")
     counts = comma(f"(SELECT count(*) FROM {name})" for name in names)
     return f"WITH {comma(parts)} SELECT {counts}"

@@ -1,0 +1,5 @@
+-- /// change
+-- title = "Empty all playlists at once"
+-- ///
+
+DROP TABLE playlist_track;
