@@ -30,6 +30,8 @@ class Everyday:
         return self.name
 
 
+#: Of one circumstance PostgreSQL tells the constraint, SQLite that there are rows which refer to it.
+SAID_BY_POSTGRES = {"other rows refer to it now": "a constraint refuses it"}
 KEPT = "kept: a colleague was here"
 EVERYDAY = [
     Everyday(
@@ -76,16 +78,15 @@ EVERYDAY = [
         "add-album",
         {"album": (1, 0, 0), "track": (3, 0, 0)},
         "UPDATE track SET unit_price = 0.49 WHERE name = 'Rejection'",
-        ("a constraint refuses it", "changed since"),  # the album cannot go while its track stays
-        f"UPDATE artist SET name = '{KEPT}' WHERE artist_id = 1",
+        ("other rows refer to it now", "changed since"),  # the album cannot go while its track stays
+        f"UPDATE artist SET name = '{KEPT}' WHERE artist_id = 2",
     ),
     Everyday(
         "set-genre-price",
         {"track": (0, 81, 0)},
-        "DELETE FROM track WHERE track_id = (SELECT max(track_id) FROM track WHERE genre_id = 6 AND track_id NOT IN "
-        "(SELECT track_id FROM invoice_line) AND track_id NOT IN (SELECT track_id FROM playlist_track))",
-        ("deleted since",),
-        f"UPDATE genre SET name = '{KEPT}' WHERE genre_id = 6",
+        "UPDATE track SET unit_price = 0.49 WHERE track_id = 194",
+        ("changed since",),
+        f"UPDATE track SET composer = '{KEPT}' WHERE track_id = 195",
     ),
 ]
 
@@ -127,6 +128,7 @@ def bare(table: str) -> str:
 @pytest.mark.parametrize(("shop", "change"), cases(), indirect=["shop"])
 def test_everyday_change_can_be_taken_back(shop: Shop, change: Everyday) -> None:
     names = {shop.in_dialect(name): name for name in ("playlist_track", "invoice_line", *change.writes)}
+    kinds = [*change.kinds] if shop.in_dialect("a_b") == "ab" else [SAID_BY_POSTGRES.get(one, one) for one in change.kinds]
     before = shop.dump()
 
     checked = told(shop.folder, "check", "check", change.name, "--on", "shop")
@@ -154,12 +156,12 @@ def test_everyday_change_can_be_taken_back(shop: Shop, change: Everyday) -> None
     meanwhile = shop.dump()
 
     refused = told(shop.folder, "run", "undo", run["identifier"], "--yes", status=5)
-    assert [one["kind"] for one in refused["conflicts"]] == [*change.kinds]
+    assert [one["kind"] for one in refused["conflicts"]] == kinds
     assert (refused["error"]["code"], refused["state"]) == ("conflicts", "untouched")
     assert shop.dump() == meanwhile
 
     partial = told(shop.folder, "run", "undo", run["identifier"], "--partial", "--yes", status=5)
-    assert [one["kind"] for one in partial["conflicts"]] == [*change.kinds]
+    assert [one["kind"] for one in partial["conflicts"]] == kinds
     assert partial["outcome"] == "committed"
 
     numbers = ",".join(str(one["number"]) for one in partial["conflicts"])
@@ -173,3 +175,79 @@ def test_everyday_change_can_be_taken_back(shop: Shop, change: Everyday) -> None
     undone = told(shop.folder, "run", "undo", run["identifier"], "--yes")
     assert undone["conflicts"] == []
     assert "\n".join(shop.dump()) == "\n".join(after)
+
+
+@on_both
+def test_change_whose_assertion_fails_leaves_no_trace_but_in_the_log(shop: Shop) -> None:
+    before = shop.dump()
+
+    failed = told(shop.folder, "run", "run", "assert-too-much", "--on", "shop", "--yes", status=4)
+
+    assert (failed["outcome"], failed["state"]) == ("rolled back", "rolled back")
+    assert failed["error"] == {
+        "code": "assertion_failed",
+        "message": f"{shop.folder}/changes/assert-too-much.sql:8: the assertion "
+        + f'"nobody has more than twenty customers" is not true: its query said {failed["assertions"][0]["value"]}',
+        "state": "rolled back",
+        "hint": "look at the rows with `backout ghost`; change the statements or the assertion",
+    }
+    assert [(one["affected"], one["line"]) for one in failed["statements"]] == [(21, 5)]
+    assert [one["passed"] for one in failed["assertions"]] == [False]
+    assert shop.dump() == before
+    assert [one["outcome"] for one in told(shop.folder, "log", "log", "--on", "shop")["runs"]] == ["rolled back"]
+
+
+@on_both
+@pytest.mark.parametrize("verb", ["ghost", "run"])
+def test_change_that_drops_a_table_never_begins(shop: Shop, verb: str) -> None:
+    before = shop.dump()
+
+    checked = told(shop.folder, "check", "check", "empty-playlists", status=3)
+    refused = told(shop.folder, "error", verb, "empty-playlists", "--on", "shop", "--yes", status=3)
+
+    assert (checked["passed"], checked["level"]) == (False, "not undoable")
+    assert refused["error"] == {
+        "code": "refused",
+        "message": f"{shop.folder}/changes/empty-playlists.sql:5: not undoable: "
+        "a change of the schema is not a change of rows",
+        "state": "untouched",
+        "hint": "use a schema migration, or a TEMP table",
+    }
+    assert shop.dump() == before
+    assert told(shop.folder, "log", "log", "--on", "shop") == {"runs": []}
+
+
+@on_both
+def test_value_on_the_command_line_wins_over_the_environments(shop: Shop) -> None:
+    values = ["--param", "price=0.49", "--param", "genre=Jazz", "--param", "tracks=130"]
+
+    run = told(shop.folder, "run", "run", "set-genre-price", "--on", "shop", "--yes", "--rows", "1", *values)
+    wrong = told(shop.folder, "run", "ghost", "set-genre-price", "--on", "shop", "--param", "tracks=5", status=4)
+
+    assert [(one["affected"]) for one in run["statements"]] == [130]
+    (sample,) = run["tables"][0]["sample"]
+    assert sample["after"].get("unit_price", sample["after"].get("UnitPrice")) == "0.49"
+    assert wrong["error"]["message"].endswith("the statement wrote 81 rows, and 5 were expected")
+
+
+@on_both
+def test_what_a_person_reads_says_the_state_first_and_the_next_command_last(shop: Shop) -> None:
+    ghost = backout(shop.folder, "ghost", "delete-customer", "--on", "shop", "--undo", "--yes", "--rows", "1")
+    run = backout(shop.folder, "run", "delete-customer", "--on", "shop", "--yes", "--rows", "0")
+    log = backout(shop.folder, "log", "--on", "shop")
+    show = backout(shop.folder, "show", "shop-2", "--rows", "2")
+    clean = backout(shop.folder, "clean", "--on", "shop")
+    undo = backout(shop.folder, "undo", "shop-2", "--yes")
+
+    for one in (ghost, run, log, show, clean, undo):
+        assert (one.status, one.err) == (0, "")
+    assert "\nway back   proven\n" in ghost.out
+    assert ghost.out.splitlines()[-1] == "next: backout run delete-customer --on shop"
+    assert "… and 35 more" in ghost.out
+    assert "\nstate   committed\n" in run.out
+    assert run.out.splitlines()[-1] == "next: backout undo shop-2 --on shop"
+    assert [line.split()[:2] for line in log.out.splitlines()[1:]] == [["shop-2", "real"], ["shop-1", "ghost"]]
+    assert show.out.startswith("run       shop-2  (real)\nchange    delete-customer: Delete a customer who asked for it")
+    assert "… and 34 more" in show.out
+    assert clean.out == "nothing to do: no rescue has expired\n"
+    assert "put back" in undo.out

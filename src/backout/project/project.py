@@ -160,8 +160,9 @@ class Project:
         """All of it, then rolled back. With `undo` the way back is taken too, and the end compared with the start."""
         change = self._fitting(change, on)
         _require_readable(change)
-        with self._opened(on, Intent.GHOST, ask) as (database, environment, _):
-            run = self._change_run(change, environment, Mode.GHOST, parameters, rows, progress)
+        environment = self.config.environment(on)
+        run = self._change_run(change, environment, Mode.GHOST, parameters, rows, progress)
+        with self._opened(on, Intent.GHOST, ask) as (database, _, _):
             return run_change(database, lambda: self.open(environment), replace(run, prove_way_back=undo))
 
     def run(
@@ -177,8 +178,9 @@ class Project:
         """The change, committed when all of it is captured and proven; else rolled back, with an error saying why."""
         change = self._fitting(change, on)
         _require_readable(change)
-        with self._opened(on, Intent.WRITE, ask) as (database, environment, facts):
-            run = self._change_run(change, environment, Mode.REAL, parameters, rows, progress)
+        environment = self.config.environment(on)
+        run = self._change_run(change, environment, Mode.REAL, parameters, rows, progress)
+        with self._opened(on, Intent.WRITE, ask) as (database, _, facts):
             require_room(_needed_bytes(database, change), facts)
             if not ask("run", f'run "{change.identifier}" on {environment.name} ({facts.product} {facts.database})?'):
                 raise Refused("operator", "not run: you said no")
@@ -260,14 +262,14 @@ class Project:
             return record, tables
 
     def log(self, on: str, *, limit: int = 20) -> tuple[RunRecord, ...]:
-        """The newest runs first; runs whose process has gone are settled on the way."""
+        """The newest runs first; runs whose process has gone are settled on the way. Without a journal: none."""
         with self._opened(on, Intent.LOOK) as (database, _, _):
-            return tuple(database.journal.runs(limit))
+            return tuple(database.journal.runs(limit)) if _has_journal(database) else ()
 
     def expired(self, on: str) -> tuple[RunRecord, ...]:
-        """Runs whose rescue has had its time."""
+        """Runs whose rescue has had its time. Without a journal: none."""
         with self._opened(on, Intent.LOOK) as (database, _, _):
-            return tuple(database.journal.expired())
+            return tuple(database.journal.expired()) if _has_journal(database) else ()
 
     def clean(self, on: str, runs: Sequence[int]) -> None:
         """Drop the rescue of these runs, each of which must have expired."""
@@ -388,8 +390,12 @@ def _require_rights(database: Database) -> None:
         )  # fmt: skip
 
 
+def _has_journal(database: Database) -> bool:
+    return database.journal.state() is JournalState.PRESENT
+
+
 def _found(database: Database, number: int, environment: Environment) -> RunRecord:
-    record = database.journal.run(number) if database.journal.state() is JournalState.PRESENT else None
+    record = database.journal.run(number) if _has_journal(database) else None
     if record is None:
         raise UsageError(
             f'there is no run {number} on "{environment.name}"', hint=f"list them: backout log --on {environment.name}"

@@ -9,7 +9,7 @@ from typing import Any
 from backout.change.model import Change, DataClass, StepKind
 from backout.engines.protocol import Database, Transaction
 from backout.engines.values import Capture, CapturedTable, Mode, Resolution, RunStart, RunState, TableName
-from backout.errors import CheckAfterFailed, ProofFailed, Refused
+from backout.errors import BackoutError, CheckAfterFailed, ProofFailed, Refused
 from backout.recovery.plan import UndoPolicy, plan_undo
 from backout.recovery.proof import Tightness, Verdict
 from backout.runs.recorder import Progress, Recorder, judged, parameters_of
@@ -80,7 +80,10 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
 
     work = Work(
         run.start, tuple(sorted(named, key=lambda name: (name[0] or "", name[1]))), apply, capture, inspect,
-        run.mode is Mode.REAL, run.least, run.snapshot,
+        run.mode is Mode.REAL, run.least,
+        # The way back reads the rescue, which was committed after the run's snapshot; an undo is READ COMMITTED itself.
+        run.snapshot and not run.prove_way_back,
+        run.change.metadata.data is DataClass.PHI,
     )  # fmt: skip
     report = supervise(database, reopen, work)
     return _checked_after(database, run, report) if run.mode is Mode.REAL else report
@@ -157,7 +160,15 @@ def _checked_after(database: Database, run: ChangeRun, report: RunReport) -> Run
     found: list[AssertionReport] = []
     for step in run.change.steps:
         if step.kind is StepKind.AFTER:
-            answer = database.query(step.statement.text, parameters_of(step, run.values, run.change.dialect))
+            try:
+                answer = database.query(step.statement.text, parameters_of(step, run.values, run.change.dialect))
+            except BackoutError as cause:  # whatever it says of the state, the run is committed
+                unanswered = CheckAfterFailed(
+                    f'the check "{step.title}" after the commit could not be made: {cause.message}',
+                    state="committed", hint=cause.hint,
+                )  # fmt: skip
+                unanswered.report = report
+                raise unanswered from None
             found.append(judged(step, answer.rows))
     report = replace(report, assertions=(*report.assertions, *found))
     failed = [one for one in found if not one.passed]

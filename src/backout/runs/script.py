@@ -6,29 +6,42 @@ The code that runs is the text that the digest was taken of, never the file as i
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from types import TracebackType
 from typing import Any
 
 from backout.change.model import Change
 from backout.engines.protocol import Transaction
 from backout.engines.values import Mode
-from backout.errors import AssertionFailed, BackoutError, InvalidFile, Refused, RolledBack
+from backout.errors import ROLLED_BACK, UNTOUCHED, AssertionFailed, BackoutError, InvalidFile, Refused, RolledBack
 from backout.runs.report import AssertionReport
 from backout.sql.model import Dialect, Kind
 from backout.sql.read import read_script
 
 _PLACEHOLDER = re.compile(r"%\(\w+\)[sbt]|%[sbt]")
-_SAVEPOINT = re.compile(r"\s*(SAVEPOINT|RELEASE|ROLLBACK\s+(WORK\s+|TRANSACTION\s+)?TO)\b", re.IGNORECASE)
+# SQLite's, and what they may stand in without being one: texts, quoted names, comments.
+_SQLITE_PLACEHOLDER = re.compile(
+    r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/)|\?\d*|[:@$][A-Za-z_]\w*""", re.DOTALL
+)
+# Savepoints by their names alone: nothing may follow, least of all a COMMIT.
+_SAVEPOINT = re.compile(
+    r"""\s*(SAVEPOINT|RELEASE(\s+SAVEPOINT)?|ROLLBACK(\s+(WORK|TRANSACTION))?\s+TO(\s+SAVEPOINT)?)\s+(\w+|"[^"]+")\s*;?\s*""",
+    re.IGNORECASE,
+)
 
 
 def run_script(change: Change, transaction: Transaction, mode: Mode, assertions: list[AssertionReport]) -> None:
-    """Run the change. Raises RolledBack with the script's own line where it raises."""
+    """Run the change. Raises RolledBack with the script's own line where it raises.
+
+    What the script prints goes to standard error: standard output is for the result of the run.
+    """
     database = transaction.script(guard_for(change.dialect))
     database.mode = mode.value
     namespace: dict[str, Any] = {"__name__": "backout_change", "__file__": str(change.path)}
-    with _blamed(change):
+    with _blamed(change), redirect_stdout(sys.stderr):
         exec(compile(change.text, str(change.path), "exec", dont_inherit=True), namespace)  # noqa: S102 -- running it is the purpose
         namespace["apply"](database)
         check = namespace.get("check")
@@ -43,9 +56,9 @@ def guard_for(dialect: Dialect) -> Callable[[str], None]:
     """A judge of single statements: raises Refused for what may not stand in a change."""
 
     def guard(text: str) -> None:
-        if _SAVEPOINT.match(text):
+        if _SAVEPOINT.fullmatch(text):
             return
-        readable = _PLACEHOLDER.sub("NULL", text).replace("%%", "%") if dialect is Dialect.POSTGRES else text
+        readable = _without_placeholders(text, dialect)
         try:
             statements = read_script(dialect, readable, (), "script").statements
         except InvalidFile as error:
@@ -63,6 +76,12 @@ def guard_for(dialect: Dialect) -> Callable[[str], None]:
     return guard
 
 
+def _without_placeholders(text: str, dialect: Dialect) -> str:
+    if dialect is Dialect.POSTGRES:
+        return _PLACEHOLDER.sub("NULL", text).replace("%%", "%")
+    return _SQLITE_PLACEHOLDER.sub(lambda match: match[1] or "NULL", text)
+
+
 class _blamed:  # noqa: N801 -- a context manager reads like a function
     """Translate what the script raises, with the line of the script where it happened."""
 
@@ -75,10 +94,20 @@ class _blamed:  # noqa: N801 -- a context manager reads like a function
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or isinstance(error, BackoutError) or not isinstance(error, Exception):
+        if error is None or not isinstance(error, Exception | SystemExit):  # a script's sys.exit() ends no run of ours
             return
         lines = [f.lineno for f in traceback.extract_tb(trace) if f.filename == str(self._change.path)]
         place = f"{self._change.path}:{lines[-1]}" if lines else str(self._change.path)
+        if isinstance(error, BackoutError):
+            _place(error, place)
+            return
         raise RolledBack(
             f"{place}: the script raised {type(error).__name__}: {error}", hint="mend the script; nothing was changed"
         ) from error
+
+
+def _place(error: BackoutError, place: str) -> None:
+    """Say where, as with a statement of a file. The script may have written before: the run rolls that back."""
+    error.message = f"{place}: {error.message}" if isinstance(error, RolledBack) else f"{error.message} ({place})"
+    error.args = (error.message,)
+    error.state = ROLLED_BACK if error.state == UNTOUCHED else error.state

@@ -9,6 +9,7 @@ Invariant: `Transaction.commit` is called in `_commit` alone, right after `recor
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 
 from backout.engines.protocol import Database, Transaction
 from backout.engines.values import Capture, RunRecord, RunStart, RunState
-from backout.errors import BackoutError, Interrupted, OutcomeUnknown, ProofFailed, Refused
+from backout.errors import BackoutError, Interrupted, OutcomeUnknown, ProofFailed, Refused, RolledBack
 from backout.recovery.proof import Tightness, Verdict, prove
 from backout.runs.as_json import report_for_journal
 from backout.runs.report import RunReport
@@ -44,6 +45,7 @@ class Work:
     keep: bool  # False: a ghost, always rolled back
     least: Tightness = Tightness.BOUNDED
     snapshot: bool = False
+    private: bool = False  # of PHI no value may be in an error's text
 
 
 def supervise(database: Database, reopen: Reopen, work: Work) -> RunReport:
@@ -64,8 +66,10 @@ def supervise(database: Database, reopen: Reopen, work: Work) -> RunReport:
             return _finish(database, transaction, number, report, RunState.ROLLED_BACK, began)
         report = replace(report, outcome=RunState.COMMITTED, state="committed", duration_s=monotonic() - began)
         transaction.record(number, RunState.COMMITTED, capture.tables, report_for_journal(report))
-        return _with_times(database, _commit(database, transaction, reopen, number, report))
+        return _commit(database, transaction, reopen, number, report)
     except BackoutError as error:
+        if work.private:
+            _keep_back(error)
         if not isinstance(error, OutcomeUnknown):
             _abandon(database, transaction, number, report, error, began)
         raise
@@ -73,6 +77,23 @@ def supervise(database: Database, reopen: Reopen, work: Work) -> RunReport:
         if transaction is not None:
             transaction.rollback()
         raise
+
+
+#: What follows is the words of the server or of a script, which quote values.
+_FOREIGN_WORDS = re.compile(r"(unable to [^:]*|the script raised \w+): .*", re.DOTALL)
+
+#: Classes of SQLSTATE whose messages name things, not values: constraints, rights, syntax, deadlocks, room, the server.
+_NAMES_ONLY = ("08", "23", "25", "40", "42", "53", "55", "57", "58")
+
+
+def _keep_back(error: BackoutError) -> None:
+    """Take out of the message what the server or a script said, where that can hold a value of a row."""
+    code = getattr(error, "sqlstate", None)
+    if not isinstance(error, RolledBack) or str(code).startswith(_NAMES_ONLY):
+        return
+    kept_back = f"{f'SQLSTATE {code}, ' if code else ''}the words are kept back, since the change says that its rows are PHI"
+    error.message = _FOREIGN_WORDS.sub(lambda match: f"{match[1]}: {kept_back}", error.message)
+    error.args = (error.message,)
 
 
 def _require(verdict: Verdict, least: Tightness) -> None:
@@ -99,25 +120,39 @@ def _finish(
 
 
 def _commit(database: Database, transaction: Transaction, reopen: Reopen, number: int, report: RunReport) -> RunReport:
-    """COMMIT, undisturbed by signals. An answer that was lost is asked for in the journal, never guessed."""
-    with _undisturbed():
-        try:
-            transaction.commit()
-            return report
-        except OutcomeUnknown as unknown:
-            database.close()  # as long as a session of ours holds the run, the journal takes it for running
-            record = _ask_journal(reopen, number)
-            if record is not None and record.state is RunState.COMMITTED:
-                return replace(report, notes=(*report.notes, "the answer to COMMIT was lost; the journal has the run"))
-            if record is not None and record.state is RunState.INTERRUPTED:
-                error: BackoutError = Interrupted(
-                    "the connection was lost at COMMIT, and the journal says that the run was not committed",
-                    hint="run it again",
-                )
-                error.report = replace(report, outcome=RunState.INTERRUPTED, state="rolled back")
-                raise error from None
-            unknown.report = replace(report, outcome=RunState.UNKNOWN, state=unknown.state)
+    """COMMIT, undisturbed by signals: one that comes meanwhile is too late, and must not make a committed run look undone."""
+    committed = None
+    try:
+        with _undisturbed():
+            committed = _with_times(database, _commit_or_ask(database, transaction, reopen, number, report))
+            return committed
+    except KeyboardInterrupt:
+        if committed is None:
             raise
+        return replace(committed, notes=(*committed.notes, "the request to stop came too late: the run is committed"))
+
+
+def _commit_or_ask(
+    database: Database, transaction: Transaction, reopen: Reopen, number: int, report: RunReport
+) -> RunReport:
+    """COMMIT. An answer that was lost is asked for in the journal, never guessed."""
+    try:
+        transaction.commit()
+        return report
+    except OutcomeUnknown as unknown:
+        database.close()  # as long as a session of ours holds the run, the journal takes it for running
+        record = _ask_journal(reopen, number)
+        if record is not None and record.state is RunState.COMMITTED:
+            return replace(report, notes=(*report.notes, "the answer to COMMIT was lost; the journal has the run"))
+        if record is not None and record.state is RunState.INTERRUPTED:
+            error: BackoutError = Interrupted(
+                "the connection was lost at COMMIT, and the journal says that the run was not committed",
+                hint="run it again",
+            )
+            error.report = replace(report, outcome=RunState.INTERRUPTED, state="rolled back")
+            raise error from None
+        unknown.report = replace(report, outcome=RunState.UNKNOWN, state=unknown.state)
+        raise
 
 
 def _with_times(database: Database, report: RunReport) -> RunReport:

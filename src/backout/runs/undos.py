@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from backout.engines.protocol import Database, Transaction
@@ -50,6 +50,7 @@ def run_undo(database: Database, reopen: Reopen, run: UndoRun) -> RunReport:
         one.table.name: database.table(one.table.name, one.table.identifier) for one in run.record.tables
     }
     plan = plan_undo(run.record.number, run.record.tables, now, run.policy)
+    keyed = {undo.table.name for undo in plan.tables if undo.captured.table.key}
     outcomes: list[UndoOutcome] = []
     data = str(run.record.report.get("data", "internal"))
 
@@ -57,7 +58,7 @@ def run_undo(database: Database, reopen: Reopen, run: UndoRun) -> RunReport:
         run.progress("putting the rows back")
         outcome = transaction.revert(plan, run.resolution)
         if data == PHI:
-            outcome = replace(outcome, conflicts=tuple(_masked(one) for one in outcome.conflicts))
+            outcome = replace(outcome, conflicts=tuple(_masked(one, keyed) for one in outcome.conflicts))
         outcomes.append(outcome)
         report = RunReport(
             number, "", run.start.change, run.start.title, run.start.digest, run.start.environment, Mode.UNDO,
@@ -80,7 +81,8 @@ def run_undo(database: Database, reopen: Reopen, run: UndoRun) -> RunReport:
         return replace(report, tables=tuple(_as_planned(one, restored[one.table]) for one in report.tables))
 
     known = tuple((undo.table.name.schema, undo.table.name.name) for undo in plan.tables)
-    return supervise(database, reopen, Work(run.start, known, apply, capture, inspect, not run.ghost))
+    work = Work(run.start, known, apply, capture, inspect, not run.ghost, private=data == PHI)
+    return supervise(database, reopen, work)
 
 
 def _as_planned(table: TableReport, counts: Counts) -> TableReport:
@@ -102,13 +104,17 @@ def _conflicts(run: UndoRun, outcome: UndoOutcome, report: RunReport) -> Conflic
     return error
 
 
-def _masked(conflict: Conflict) -> Conflict:
-    """The conflict without a value of any column but the key."""
+def _masked(conflict: Conflict, keyed: Collection[TableName]) -> Conflict:
+    """The conflict without a value of any column but the key; where there is no key, every column stands in for it."""
+    shown = set(conflict.key) if conflict.table in keyed else set()
 
     def masked(row: Mapping[str, str | None] | None) -> Mapping[str, str | None] | None:
-        return None if row is None else {name: row[name] if name in conflict.key else "•••" for name in row}
+        return None if row is None else {name: row[name] if name in shown else "•••" for name in row}
 
-    return replace(conflict, before=masked(conflict.before), ours=masked(conflict.ours), now=masked(conflict.now))
+    key = masked(conflict.key) or {}
+    return replace(
+        conflict, key=key, before=masked(conflict.before), ours=masked(conflict.ours), now=masked(conflict.now)
+    )
 
 
 def _require_known(resolution: Resolution, outcome: UndoOutcome) -> None:

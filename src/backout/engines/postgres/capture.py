@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from backout.engines.postgres.images import (
     XID_SPAN,
     columns_named,
-    newer,
     ours,
     spare_name,
     stored_list,
@@ -39,7 +38,6 @@ class Marks:
 
     xid: int
     multixact: int
-    snapshot: bool  # REPEATABLE READ or stronger: main reads by the snapshot of its first statement
     next_xid: int = 0  # full, at the capture: all of ours come before it
     savepoints: tuple[int, ...] = ()  # ids (mod 2³²) of our own savepoints under which we know that we wrote
 
@@ -127,8 +125,8 @@ def _general(main: Session, aux: Session, captured: CapturedTable, marks: Marks,
     """Exact under savepoints, multixacts, rows touched twice and concurrent writers, in four readings.
 
     1. aux: candidates, the rows whose xmax may be ours. 2. main: drop those that it still sees (only locked, or another's
-    change) and, reading by an older snapshot, those that are newer than it. 3. aux, with a new snapshot: the images of
-    what is left; what a third party committed in between has dropped out. 4. main: post-images.
+    change). 3. aux, with a new snapshot: the images of what is left; what a third party committed in between has dropped
+    out. 4. main: post-images. Under REPEATABLE READ both read by one snapshot, and nothing can come in between.
     """
     table, doing = captured.table, _doing(captured.table)
     source = f"ONLY {qualified(table.name)} AS t"
@@ -145,10 +143,6 @@ def _general(main: Session, aux: Session, captured: CapturedTable, marks: Marks,
     main.run("CREATE TEMP TABLE backout_candidate (place tid, made_by xid) ON COMMIT DROP")
     pipe(aux, "COPY pg_temp.backout_candidate TO STDOUT", main, "COPY pg_temp.backout_candidate FROM STDIN")
     not_ours = f"SELECT c.place FROM pg_temp.backout_candidate c JOIN {source} ON t.ctid = c.place"
-    if marks.snapshot:
-        # Whatever aux has seen was committed before this: an id that seems to come later is one from an earlier epoch.
-        seen = aux.value("SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint")
-        not_ours += f" UNION SELECT c.place FROM pg_temp.backout_candidate c WHERE {newer('c.made_by', marks.xid, seen)}"
     pipe(main, f"COPY ({not_ours}) TO STDOUT", aux, "COPY pg_temp.backout_not_ours FROM STDIN")
     before = aux.run(
         f"CREATE TABLE {qualified(place.before)} AS SELECT {stored_list(table.restorable, 't')} "

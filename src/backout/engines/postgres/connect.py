@@ -64,10 +64,13 @@ class PostgresDatabase:
             raise UsageError(f'the role "{role}" does not exist', hint="check `role` of this environment")
         superuser, member, inherits = rows[0]
         if not member or not inherits:
+            grant = f"GRANT {quoted(role)} TO {quoted(login)}"
+            if member:  # inheriting is a property of the membership from 16 on, and of the member before
+                newer = self._control.value("SELECT current_setting('server_version_num')::int >= 160000")
+                grant = f"{grant} WITH INHERIT TRUE" if newer else f"ALTER ROLE {quoted(login)} INHERIT"
             raise Refused(
                 "role", f'"{login}" may not act as "{role}"' + (" with its rights" if member else ""),
-                hint=f"let an administrator run: GRANT {quoted(role)} TO {quoted(login)}"
-                + (" WITH INHERIT TRUE" if member else ""),
+                hint=f"let an administrator run: {grant}",
             )
         return bool(superuser)
 

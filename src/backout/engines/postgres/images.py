@@ -33,19 +33,6 @@ def ours(alias: str, xid: int, next_xid: int) -> str:
     )
 
 
-def newer(made_by: str, xid: int, seen: int) -> str:
-    """Was the row version committed after our snapshot was taken? For the run's own session; `seen` is past all of them.
-
-    Ids below the snapshot's xmin had ended by then; the others are asked for, older ones than our own among them.
-    """
-    full = f"({xid} - pg_catalog.age({made_by})::bigint)"
-    start = "pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint"
-    return (
-        f"CASE WHEN {full} >= {start} AND {full} < {seen} THEN NOT pg_catalog.pg_visible_in_snapshot("
-        f"{full}::text::xid8, pg_catalog.pg_current_snapshot()) ELSE false END"
-    )
-
-
 def with_ours(text: str, xid: int, next_xid: int) -> str:
     """Replace each `{ours:alias}` of a named query."""
     return re.sub(r"\{ours:(\w+)\}", lambda match: ours(match[1], xid, next_xid), text)

@@ -128,10 +128,10 @@ class PostgresJournal:
         control.run("COMMIT")
         return number
 
-    def lock_holder(self, ours: Sequence[int]) -> str | None:
-        """Who stands in the way of a lock, in words."""
+    def lock_holder(self, ours: Sequence[int], table: str | None = None) -> str | None:
+        """Who stands in the way of a lock, in words; on `table` (a quoted name) where it is known."""
         for pid, application, role, state, seconds, granted, mode in self._control.run(
-            query("lock_holders"), [[*ours, self._control.pid]]
+            query("lock_holders"), [[*ours, self._control.pid], table]
         ).rows:
             how = "held" if granted else "queued for"
             return f"{how} by backend {pid} ({application}, role {role}, {state}, {mode}, for {seconds} s)"
@@ -140,7 +140,7 @@ class PostgresJournal:
     def write_undone(self, session: Session, reverted: Reverted, undo_run: int) -> None:
         """Record in the original run what an undo of it has restored; the caller owns the transaction."""
         open_conflicts = 0
-        left = save_left(session, reverted)
+        left = save_left(session, reverted, undo_run)
         run = reverted.plan.run
         session.run("UPDATE backout.run_table SET undone = true, left_rescue = NULL WHERE run = $1", [run])
         for place, undo in enumerate(reverted.plan.tables, 1):

@@ -243,12 +243,13 @@ SELECT coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)), 0)::bigint
 
 -- name: lock_holders
 -- Who holds locks on a table that conflict with a writer, or is queued for one; for the message of a lock timeout. First
--- those on tables that our own sessions ($1) have locked.
+-- those on the table $2, where it is known, then those on tables that our own sessions ($1) have locked.
 SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), a.usename::text, coalesce(a.state, '?'),
        extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint, l.granted, l.mode
   FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype IN ('relation', 'transactionid', 'tuple') AND l.pid <> ALL ($1::int[])
    AND a.datname = current_database() AND a.state LIKE '%transaction%'
    AND l.mode IN ('RowExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
- ORDER BY EXISTS (SELECT FROM pg_catalog.pg_locks o WHERE o.pid = ANY ($1::int[]) AND o.relation = l.relation) DESC,
+ ORDER BY l.relation = pg_catalog.to_regclass($2) DESC NULLS LAST,
+          EXISTS (SELECT FROM pg_catalog.pg_locks o WHERE o.pid = ANY ($1::int[]) AND o.relation = l.relation) DESC,
           l.granted DESC, a.xact_start LIMIT 1

@@ -17,7 +17,7 @@ from psycopg.rows import tuple_row
 
 from backout.engines.postgres.errors import translated
 from backout.engines.postgres.session import Session
-from backout.errors import Refused
+from backout.errors import Busy, Refused
 
 Guard = Callable[[str], None]
 
@@ -25,8 +25,8 @@ Guard = Callable[[str], None]
 class ScriptConnection:
     """What `apply(db)` gets. `%s` and `%(name)s` parameters, as in the DB-API."""
 
-    def __init__(self, session: Session, guard: Guard) -> None:
-        self._session, self._guard = session, guard
+    def __init__(self, session: Session, guard: Guard, explained: Callable[[Busy], Busy]) -> None:
+        self._session, self._guard, self._explained = session, guard, explained
         self._savepoints = 0
         self.mode = "real"  # "ghost" in a ghost run
 
@@ -37,7 +37,8 @@ class ScriptConnection:
         try:
             return cursor.execute(statement.encode(), parameters)
         except psycopg.Error as error:
-            raise translated(error, "run a statement of the script") from None
+            found = translated(error, "run a statement of the script")
+            raise (self._explained(found) if isinstance(found, Busy) else found) from None
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from backout.engines.postgres.capture import Marks, Place, capture_table
 from backout.engines.postgres.errors import primary_message, translated
 from backout.engines.postgres.images import XID_SPAN
 from backout.engines.postgres.journal import PostgresJournal, hold, rescue_name, write_end
-from backout.engines.postgres.names import comma, quoted
+from backout.engines.postgres.names import comma, literal, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.samples import sample_rows
 from backout.engines.postgres.script import ScriptConnection
@@ -45,6 +45,11 @@ from backout.engines.values import (
 )
 from backout.errors import BackoutError, Busy, DatabaseFailed, OutcomeUnknown, Refused
 
+#: aux reads the tables that the change names: DDL on them in a function waits for aux, until `lock_timeout` ends it.
+_NOBODY_HINT = (
+    "run it again; if it happens again, a function of the change wants a lock that excludes readers: "
+    "backout itself reads the tables, and DDL or TRUNCATE cannot be captured"
+)
 _BUSY_HINT = "wait for that session, end it, or raise `lock_timeout` for this environment"
 
 
@@ -56,6 +61,7 @@ class PostgresTransaction:
     ) -> None:
         self._settings, self._journal, self._main, self._aux = settings, journal, main, aux
         self._snapshot = snapshot
+        self._shared_snapshot: str | None = None  # under REPEATABLE READ
         self._captures = 0
         self._captured: tuple[CapturedTable, ...] = ()
         self._reverted: Reverted | None = None
@@ -63,31 +69,45 @@ class PostgresTransaction:
 
     def begin(self, known: Sequence[tuple[str | None, str]]) -> None:
         """Open both sessions' transactions; raises Busy or Refused with nothing written."""
-        self._begin_aux(known)
         main = self._main
         isolation = "REPEATABLE READ" if self._snapshot else "READ COMMITTED"
         main.run(f"BEGIN ISOLATION LEVEL {isolation} READ WRITE", doing="begin the transaction", state="untouched")
         self._limit(main)
         xid, multixact, track_counts, self._replication_role = main.one(query("begin_facts"))
         self.xid: int = xid
-        self._marks = Marks(xid, multixact, self._snapshot)
+        self._marks = Marks(xid, multixact)
         _refuse_blind(track_counts=track_counts, replication_role=self._replication_role)
+        if self._snapshot:
+            self._shared_snapshot = main.value("SELECT pg_catalog.pg_export_snapshot()")
+        self._begin_aux()
+        self._lock_known(known)
         self._counts = tripwires.read_counts(main)
         self._sequences = tripwires.read_sequences(main)
         self._log_start = main.value("SELECT pg_catalog.pg_current_wal_insert_lsn()")
         self._become_role()
 
-    def _begin_aux(self, known: Sequence[tuple[str | None, str]]) -> None:
-        self._aux.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", state="untouched")
-        self._limit(self._aux)
-        self._aux.run(_EXACTLY)  # what is kept as text must not depend on which session wrote it
+    def _begin_aux(self) -> None:
+        """READ COMMITTED; or with the very snapshot of main, which main's own writes are not part of.
+
+        Under REPEATABLE READ that alone tells our writes from those that others have committed since: the functions on
+        snapshots know of no subtransactions (manual 9.28.10, "pg_snapshot"), and others write in savepoints as well.
+        """
+        aux = self._aux
+        level = "READ COMMITTED" if self._shared_snapshot is None else "REPEATABLE READ"
+        aux.run(f"BEGIN ISOLATION LEVEL {level} READ WRITE", state="untouched")
+        if self._shared_snapshot is not None:
+            aux.run(f"SET TRANSACTION SNAPSHOT {literal(self._shared_snapshot)}", state="untouched")
+        self._limit(aux)
+        aux.run(_EXACTLY)  # what is kept as text must not depend on which session wrote it
+
+    def _lock_known(self, known: Sequence[tuple[str | None, str]]) -> None:
         for schema, name in known:
             text = quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
             for (table,) in self._aux.run(query("lockable"), [text]).rows:
                 try:
                     self._aux.run(f"LOCK TABLE {table} IN ACCESS SHARE MODE", doing=f"lock table {table}", state="untouched")
                 except Busy:
-                    raise self._busy(f"unable to lock table {table}", state="untouched") from None
+                    raise self._busy(f"unable to lock table {table}", state="untouched", table=table) from None
 
     def _limit(self, session: Session) -> None:
         settings = self._settings
@@ -125,13 +145,13 @@ class PostgresTransaction:
 
     def script(self, guard: Callable[[str], None]) -> ScriptConnection:
         """See the protocol."""
-        return ScriptConnection(self._main, guard)
+        return ScriptConnection(self._main, guard, lambda busy: self._busy(busy.message, state=busy.state))
 
-    def _busy(self, message: str, *, state: str) -> Busy:
+    def _busy(self, message: str, *, state: str, table: str | None = None) -> Busy:
         """A lock timeout, with who is in the way as far as can be seen; asked of aux or of the journal's session."""
-        holder = self._journal.lock_holder([self._main.pid, self._aux.pid])
+        holder = self._journal.lock_holder([self._main.pid, self._aux.pid], table)
         if holder is None:
-            return Busy(message, state=state, hint=_BUSY_HINT)
+            return Busy(message, state=state, hint=_NOBODY_HINT)
         return Busy(f"{message}: {holder}", state=state, hint=_BUSY_HINT)
 
     # -- capture -------------------------------------------------------------------------------------------------------
@@ -159,9 +179,7 @@ class PostgresTransaction:
         if found:
             return Capture((), tripwires=found, sequences=observed.sequences)
         if again:
-            self._aux.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-            self._limit(self._aux)
-            self._aux.run(_EXACTLY)
+            self._begin_aux()
         hold(self._aux, run)
         if again or not _hints_explain(hints, observed):
             narrowed = {}
@@ -248,7 +266,10 @@ class PostgresTransaction:
             self._main.run(_EXACTLY)
             self._main.run("SET LOCAL search_path = pg_catalog, pg_temp")
         schema = self._settings.rescue_schema
-        outcome, self._reverted = revert(self._main, plan, resolution, rescue_schema=schema)
+        try:
+            outcome, self._reverted = revert(self._main, plan, resolution, rescue_schema=schema)
+        except Busy as busy:
+            raise self._busy(busy.message, state="rolled back") from None
         self._switched = frozenset(self._reverted.locked)
         self._marks = replace(self._marks, savepoints=self._reverted.savepoints)
         return outcome

@@ -598,21 +598,15 @@ def _row(names: Sequence[str], cells: Sequence[str | None]) -> dict[str, str | N
     return row if any(value is not None for value in row.values()) else None
 
 
-def save_left(main: Session, reverted: Reverted) -> dict[int, tuple[str | None, int]]:
+def save_left(main: Session, reverted: Reverted, undo_run: int) -> dict[int, tuple[str | None, int]]:
     """Keep the keys of the rows that the undo has left. Returns place -> (rescue table with the keys, how many)."""
     left: dict[int, tuple[str | None, int]] = {}
     for table in reverted.tables:
         count = main.value(f"SELECT count(*) FROM {CONFLICT_TABLE} x WHERE x.place = {table.place} AND NOT x.forced")
         name = None
         if count and isinstance(table, KeyedTable):
-            name = _left_name(reverted.plan.run, table)
+            # By the number of the undo: one that was undone itself may have left such a table as well.
+            name = f"run_{reverted.plan.run}_{table.place}_left_{undo_run}"
             main.run(table.save_left(name))
         left[table.place] = (name, count)
     return left
-
-
-def _left_name(run: int, table: KeyedTable) -> str:
-    """Numbered on from the one that an earlier undo of the run has left."""
-    earlier = table.undo.captured.left_rescue
-    number = int(earlier.rsplit("_", 1)[1]) + 1 if earlier else 1
-    return f"run_{run}_{table.place}_left_{number}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import apsw
@@ -84,9 +86,26 @@ def run(
 
     cursor = connection.cursor()
     cursor.exec_trace = look
-    bindings = dict(parameters) if isinstance(parameters, Mapping) else tuple(parameters)
+    bindings: dict[str, Any] | tuple[Any, ...]
+    if isinstance(parameters, Mapping):
+        bindings = {name: storable(value) for name, value in parameters.items()}
+    else:
+        bindings = tuple(map(storable, parameters))
     rows = cursor.execute(statement, bindings or None, can_cache=cached).fetchall()
     return SqliteResult(connection.changes() if writes else 0, columns, rows)
+
+
+def storable(value: Any) -> Any:
+    """A parameter as SQLite has it, which knows neither decimals nor times: what a literal in the statement would be.
+
+    Times are the text that SQLite's own functions make and read (https://sqlite.org/lang_datefunc.html).
+    """
+    if isinstance(value, Decimal):
+        exponent = value.as_tuple().exponent
+        return int(value) if exponent == 0 and abs(value) < 2**63 else float(value)
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ")
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def single(connection: apsw.Connection, query: str, parameters: Parameters = ()) -> Any:

@@ -14,6 +14,7 @@ from backout.engines.sqlite.catalogue import is_own, loose_counts, unfollowed_ta
 from backout.engines.sqlite.errors import ROLLED_BACK, UNTOUCHED, seconds, translated
 from backout.engines.sqlite.guard import Guard
 from backout.engines.sqlite.handle import Handle
+from backout.engines.sqlite.script import SqliteScript
 from backout.engines.sqlite.statements import Parameters, SqliteResult, run, single
 from backout.engines.values import (
     Capture,
@@ -29,27 +30,6 @@ from backout.engines.values import (
 from backout.errors import BackoutError, DatabaseFailed, Refused
 
 _STEPS = 100_000  # virtual machine steps between two looks at the clock: a few milliseconds
-
-
-class SqliteScript:
-    """The `db` of a Python change."""
-
-    def __init__(self, transaction: SqliteTransaction, guard: Callable[[str], None]) -> None:
-        self._transaction, self._guard = transaction, guard
-        self.mode = "real"  # "ghost" in a ghost run
-
-    def execute(self, statement: str, parameters: Parameters = ()) -> SqliteResult:
-        """Run one statement; see `SqliteTransaction.execute`."""
-        self._guard(statement)
-        return self._transaction.execute(statement, parameters)
-
-    def sqlalchemy(self) -> Any:
-        """Always raises Refused: SQLAlchemy drives sqlite3, which is another library than the one that captures."""
-        raise Refused(
-            "capability",
-            "db.sqlalchemy() is not available on SQLite",
-            hint='use db.execute("…", parameters); compile a statement with str(statement.compile(…))',
-        )
 
 
 class SqliteTransaction:
@@ -129,6 +109,26 @@ class SqliteTransaction:
                     self._own("ROLLBACK TO backout_check")
                     self._own("RELEASE backout_check")
                     self._discounted += self._connection.total_changes() - before
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A part of a script that is taken back when it raises; what failed inside of it is forgotten then."""
+        with self._supervised():
+            counted, discounted = self._connection.total_changes(), self._discounted
+            self._own("SAVEPOINT backout_script")
+        try:
+            yield
+        except Exception:
+            if not self._connection.in_transaction:
+                raise  # a trigger's ROLLBACK has ended it all
+            self._broken = None
+            with self._supervised():
+                self._own("ROLLBACK TO backout_script")
+                self._own("RELEASE backout_script")
+                self._discounted = discounted + self._connection.total_changes() - counted
+            raise
+        with self._supervised():
+            self._own("RELEASE backout_script")
 
     def _own(self, statement: str) -> None:
         self._guard.let_own(passing=True)
