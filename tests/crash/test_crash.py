@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -129,7 +128,9 @@ class Scene:
         return dump(self.database, "app")
 
     def rescue_tables(self) -> set[str]:
-        rows = self.database.execute("SELECT relname FROM pg_class WHERE relnamespace = 'rescue'::regnamespace AND relkind = 'r'")
+        rows = self.database.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'rescue'::regnamespace AND relkind = 'r'"
+        )
         return {row[0] for row in rows}
 
     def nothing_left(self) -> None:
@@ -145,8 +146,9 @@ class Scene:
             if name
         }
         assert kept == self.rescue_tables()
-        committed = "SELECT count(*) FROM backout.run_table t JOIN backout.run r ON r.number = t.run WHERE r.state <> 'committed'"
-        assert 0 == self.database.execute(committed)[0][0]
+        assert [] == self.database.execute(
+            "SELECT FROM backout.run_table t JOIN backout.run r ON r.number = t.run WHERE r.state <> 'committed'"
+        )
         assert [] == self.database.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'")
 
     def forget(self) -> None:

@@ -40,7 +40,7 @@ class Order:
     change: str
     run: str = ""
     moment: int = 0  # the n-th word to the server; 0: none
-    blow: str = "none"  # "kill", "kill sent", "interrupt", "terminate", "end the backend", "kill the backend", "kill the server"
+    blow: str = "none"  # what happens then: see `Moments._strike`
     server_pid: int = 0
     after_s: float = 0.0  # with "kill": not at a moment, but after that time
     answer: str = ""  # where the child says how it went
@@ -74,8 +74,8 @@ class Moments:
                 moments.step(connection, "COMMIT")
             return plain(connection, query, *more, **named)
 
-        session_module.Session.run = run  # type: ignore[method-assign]
-        psycopg.Connection.execute = execute  # type: ignore[method-assign]
+        setattr(session_module.Session, "run", run)  # noqa: B010 -- mypy would have it differ by `self`
+        setattr(psycopg.Connection, "execute", execute)  # noqa: B010 -- it is overloaded
 
     def step(self, session: Any, text: str) -> None:
         self._count += 1

@@ -52,11 +52,9 @@ class Ran:
 
 
 @contextmanager
-def opened(database: PostgresDatabase, **settings: Any) -> Iterator[Engine]:
+def opened(database: PostgresDatabase) -> Iterator[Engine]:
     """The engine on that database, with a journal; the application's role does the change."""
-    found = Settings(
-        database.login_url, "test", **{"role": database.application_role, "lock_timeout_s": 10.0} | settings
-    )
+    found = Settings(database.login_url, "test", role=database.application_role, lock_timeout_s=10.0)
     engine = postgres.connect(found)
     try:
         if engine.journal.state() is JournalState.ABSENT:
@@ -111,7 +109,7 @@ def images(session: psycopg.Connection[Any], ran: Ran) -> dict[str, tuple[Counte
         sides = []
         for name, expected in ((one.before_rescue, one.before_rows), (one.after_rescue, one.after_rows)):
             columns = ", ".join(f'i."{column.name}"' for column in one.table.restorable)
-            rows = session.execute(f"SELECT ROW({columns})::text FROM rescue.{name} i").fetchall() if name else []  # type: ignore[arg-type]
+            rows = session.execute(f"SELECT ROW({columns})::text FROM rescue.{name} i").fetchall() if name else []
             assert len(rows) == expected
             sides.append(Counter(row[0] for row in rows))
         found[one.table.name.name] = (sides[0], sides[1])
@@ -136,7 +134,7 @@ def dump(database: PostgresDatabase, schema: str) -> Dump:
         found: Dump = {}
         for table, columns in tables(session, schema):
             cells = ", ".join(f't."{column}"::text' for column in columns)
-            rows = session.execute(f'SELECT {cells} FROM ONLY "{schema}"."{table}" AS t').fetchall()  # type: ignore[arg-type]
+            rows = session.execute(f'SELECT {cells} FROM ONLY "{schema}"."{table}" AS t').fetchall()
             found[table] = [dict(zip(columns, row, strict=True)) for row in sorted(rows, key=repr)]
         session.execute("ROLLBACK")
         return found
@@ -150,7 +148,7 @@ def whole_rows(database: PostgresDatabase, schema: str, only: Mapping[str, str])
             table: Counter(
                 row[0]
                 for row in session.execute(
-                    f'SELECT ROW(t.*)::text FROM ONLY "{schema}"."{table}" AS t WHERE {only[table]}'  # type: ignore[arg-type]
+                    f'SELECT ROW(t.*)::text FROM ONLY "{schema}"."{table}" AS t WHERE {only[table]}'
                 )
             )
             for table, _ in tables(session, schema)
@@ -160,7 +158,7 @@ def whole_rows(database: PostgresDatabase, schema: str, only: Mapping[str, str])
 def run_all(session: psycopg.Connection[Any], statements: Sequence[str]) -> None:
     """Execute each statement."""
     for statement in statements:
-        session.execute(statement)  # type: ignore[arg-type]
+        session.execute(statement)
 
 
 _announced: set[int] = set()

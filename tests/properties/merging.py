@@ -1,7 +1,8 @@
 """The merge rule of an undo, said once more in plain Python over dumps: what must have become of each row.
 
-Per row, told by its key: what the run changed goes back unless somebody changed the very same since; what others changed
-stays. Constraints are left out: a row that one of them keeps from being put back is found by its kind of conflict.
+Per row, told by its key: what the run changed goes back unless somebody changed the very same since; what others
+changed stays. Constraints are left out: a row that one of them keeps from being put back is told by its kind of
+conflict.
 """
 
 from __future__ import annotations
@@ -54,30 +55,29 @@ def merged(
     """What the undo of a run that made `after` of `before` must make of `now`."""
     rows, conflicts = dict(now), {}
     for key in before.keys() | after.keys():
-        b, a, n = before.get(key), after.get(key), now.get(key)
-        if b is not None and a is not None:
-            touched = {name for name in b if b[name] != a[name]}
-            if not touched:
-                continue
-            if n is None:
-                conflicts[key] = ConflictKind.DELETED
-            elif any(n[name] not in (a[name], b[name]) for name in touched - bookkeeping):
-                conflicts[key] = ConflictKind.CHANGED
-            else:
-                rows[key] = dict(n) | {
-                    name: n[name] if name in bookkeeping and n[name] != a[name] else b[name] for name in touched
-                }
-        elif a is not None and n is not None:
-            if all(n[name] == a[name] for name in a if name not in bookkeeping):
-                del rows[key]
-            else:
-                conflicts[key] = ConflictKind.CHANGED
-        elif b is not None:
-            if n is None:
-                rows[key] = b
-            elif n != b:
-                conflicts[key] = ConflictKind.KEY_REUSED
+        found = _merged_row(before.get(key), after.get(key), now.get(key), bookkeeping)
+        if isinstance(found, ConflictKind):
+            conflicts[key] = found
+        elif found is not None:
+            rows[key] = found
+        else:
+            rows.pop(key, None)
     return Expected(rows, conflicts)
+
+
+def _merged_row(b: Row | None, a: Row | None, n: Row | None, bookkeeping: frozenset[str]) -> Row | ConflictKind | None:
+    if b is None:
+        assert a is not None
+        untouched = n is None or all(n[name] == a[name] for name in a if name not in bookkeeping)
+        return None if untouched else ConflictKind.CHANGED
+    if a is None:
+        return b if n is None or n == b else ConflictKind.KEY_REUSED
+    touched = {name for name in b if b[name] != a[name]}
+    if n is None:
+        return ConflictKind.DELETED if touched else None
+    if any(n[name] not in (a[name], b[name]) for name in touched - bookkeeping):
+        return ConflictKind.CHANGED
+    return dict(n) | {name: n[name] if name in bookkeeping and n[name] != a[name] else b[name] for name in touched}
 
 
 def merged_whole(before: Sequence[Row], after: Sequence[Row], now: Sequence[Row]) -> Counter[str] | None:

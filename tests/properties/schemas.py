@@ -69,7 +69,8 @@ CREATE FUNCTION app.stamp() RETURNS trigger LANGUAGE plpgsql AS
 CREATE FUNCTION app.count_up() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN NEW.version := coalesce(NEW.version, 0) + 1; RETURN NEW; END $$;
 CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS
-    $$ BEGIN INSERT INTO app.audit (what, was, at) VALUES (TG_OP || TG_TABLE_NAME, to_jsonb(OLD)::text, clock_timestamp());
+    $$ BEGIN INSERT INTO app.audit (what, was, at)
+       VALUES (TG_OP || TG_TABLE_NAME, to_jsonb(OLD)::text, clock_timestamp());
        RETURN NULL; END $$;
 CREATE FUNCTION app.keep() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN IF hashtext(ROW(OLD.*)::text) % 4 = 0 THEN RETURN NULL; END IF;
@@ -189,7 +190,8 @@ def _foreign_key(draw: st.DrawFn, made: Made, parent: Made, lines: list[str], nu
     on_delete, on_update = draw(st.sampled_from(ACTIONS)), draw(st.sampled_from(ACTIONS))
     deferred = draw(st.sampled_from(["", "", "DEFERRABLE INITIALLY DEFERRED", "DEFERRABLE"]))
     lines.append(
-        f"FOREIGN KEY ({', '.join(names)}) REFERENCES app.{parent.name} ({', '.join(c for c, _ in parent.key_columns)}) "
+        f"FOREIGN KEY ({', '.join(names)}) "
+        f"REFERENCES app.{parent.name} ({', '.join(column for column, _ in parent.key_columns)}) "
         f"ON DELETE {on_delete} ON UPDATE {on_update} {deferred}"
     )
     made.constrained = parent.constrained = True
@@ -214,7 +216,9 @@ def _leaves(draw: st.DrawFn, made: Made, shape: str) -> None:
 def _triggers(draw: st.DrawFn, made: Made) -> None:
     definition = made.ddl[0]
     for name in draw(st.lists(st.sampled_from([*TRIGGERS]), unique=True, max_size=3)):
-        if (name == "stamp" and "updated_at" not in definition) or (name == "version" and "version int" not in definition):
+        if (name == "stamp" and "updated_at" not in definition) or (
+            name == "version" and "version int" not in definition
+        ):
             continue
         for table_name in made.leaves if not made.partitioned else [made.name]:
             made.ddl.append(f"CREATE TRIGGER {name} {TRIGGERS[name].format(table_name)}")
@@ -237,7 +241,8 @@ def _insert(draw: st.DrawFn, made: Made) -> str:
     if not names:
         return f"INSERT INTO {made.full} DEFAULT VALUES"
     rows = [
-        f"({', '.join(draw(st.sampled_from(made.columns[name])) for name in names)})" for _ in range(draw(st.integers(1, 2)))
+        f"({', '.join(draw(st.sampled_from(made.columns[name])) for name in names)})"
+        for _ in range(draw(st.integers(1, 2)))
     ]
     quoted = ", ".join(f'"{name}"' for name in names)
     return f"INSERT INTO {made.full} ({quoted}){overriding} VALUES {', '.join(rows)}"
@@ -290,12 +295,15 @@ def statement(draw: st.DrawFn, tables: Sequence[Made]) -> str:
         f"DELETE FROM {made.full} t WHERE t.id = {key}",
         f"DELETE FROM {target} t USING {other.full} o WHERE o.id::text = t.id::text AND {where}",
     ]
-    if made.kind not in {"always"}:
+    if made.kind != "always":
         choices += [
             f"UPDATE {made.full} t SET id = {key} WHERE t.id = {draw(st.sampled_from(made.columns['id']))}",
             f"UPDATE {made.full} t SET id = {key}, {sets} WHERE t.id = {key}",
-            f"WITH d AS (DELETE FROM {target} t WHERE {where} RETURNING t.id) "
-            f"INSERT INTO {made.full} (id) SELECT min(id::text)::{made.key_columns[0][1]} FROM d HAVING count(*) > 0",
+            (
+                f"WITH d AS (DELETE FROM {target} t WHERE {where} RETURNING t.id) "
+                f"INSERT INTO {made.full} (id) SELECT min(id::text)::{made.key_columns[0][1]} FROM d "
+                "HAVING count(*) > 0"
+            ),
         ]
     if made.key and not made.partitioned:
         columns = ", ".join(made.key)
@@ -303,7 +311,8 @@ def statement(draw: st.DrawFn, tables: Sequence[Made]) -> str:
     if made.kind == "int":
         choices += [
             f"UPDATE {made.full} t SET id = t.id + 10 WHERE {where}",
-            f"MERGE INTO {made.full} t USING (VALUES (1), (5), (8)) s (id) ON t.id = s.id WHEN MATCHED AND t.id < 3 THEN "
+            f"MERGE INTO {made.full} t USING (VALUES (1), (5), (8)) s (id) ON t.id = s.id "
+            "WHEN MATCHED AND t.id < 3 THEN "
             f"DELETE WHEN MATCHED THEN UPDATE SET {sets.replace('t.', made.name + '.')} WHEN NOT MATCHED THEN "
             "INSERT (id) VALUES (s.id)".replace(f"{made.name}.", "t."),
         ]

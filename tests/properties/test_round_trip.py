@@ -57,9 +57,7 @@ class Round:
         database.execute("DROP SCHEMA IF EXISTS app, backout, rescue CASCADE")
         database.execute(f'GRANT CREATE ON DATABASE "{database.name}" TO "{database.application_role}"')
         verb, preposition = ("GRANT", "TO") if program.replica else ("REVOKE", "FROM")
-        database.execute(
-            f'{verb} SET ON PARAMETER session_replication_role {preposition} "{database.login_role}"'
-        )
+        database.execute(f'{verb} SET ON PARAMETER session_replication_role {preposition} "{database.login_role}"')
         with psycopg.connect(database.application_url, autocommit=True) as session:
             session.execute(PREAMBLE.encode())
             for table in program.tables:
@@ -138,13 +136,13 @@ def with_others(database: PostgresDatabase, folder: Path, program: Program) -> N
     after = round_.dump()
     round_.others()
     now = round_.dump()
+    conflicts: tuple[Conflict, ...] = ()
     try:
-        undone, conflicts = round_.undo(report.identifier), ()
+        round_.undo(report.identifier)
     except Conflicts as met:
         assert now == round_.dump()
         assert isinstance(met.report, RunReport)
-        undone = round_.undo(report.identifier, partial=True)
-        conflicts = undone.conflicts
+        conflicts = round_.undo(report.identifier, partial=True).conflicts
         assert {identity(one) for one in met.report.conflicts} == {identity(one) for one in conflicts}
     event(f"conflicts: {min(len(conflicts), 3)}")
     end = round_.dump()

@@ -47,12 +47,18 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
         )  # fmt: skip
         try:
             recorder.apply(transaction)
-        finally:
-            report = replace(
-                report, statements=tuple(recorder.statements), assertions=tuple(recorder.assertions),
-                notes=tuple(recorder.tracked),
-            )  # fmt: skip
-        return report
+        except BackoutError as error:
+            error.report = error.report or progressed(report)
+            raise
+        return progressed(report)
+
+    def progressed(report: RunReport) -> RunReport:
+        return replace(
+            report,
+            statements=tuple(recorder.statements),
+            assertions=tuple(recorder.assertions),
+            notes=tuple(recorder.tracked),
+        )
 
     def capture(transaction: Transaction, number: int) -> Capture:
         run.progress("reading the images of the changed rows")

@@ -120,16 +120,16 @@ def _finish(
 
 
 def _commit(database: Database, transaction: Transaction, reopen: Reopen, number: int, report: RunReport) -> RunReport:
-    """COMMIT, undisturbed by signals: one that comes meanwhile is too late, and must not make a committed run look undone."""
+    """COMMIT, undisturbed by signals: one that comes meanwhile is too late, and must not make the run look undone."""
     committed = None
     try:
         with _undisturbed():
             committed = _with_times(database, _commit_or_ask(database, transaction, reopen, number, report))
-            return committed
     except KeyboardInterrupt:
         if committed is None:
             raise
-        return replace(committed, notes=(*committed.notes, "the request to stop came too late: the run is committed"))
+        committed = replace(committed, notes=(*committed.notes, "the request to stop came too late: the run is committed"))
+    return committed
 
 
 def _commit_or_ask(
@@ -204,10 +204,9 @@ def _abandon(
     if transaction is not None:
         transaction.rollback()
     state = _state_of(error)
-    if error.report is None:
-        error.report = replace(report, outcome=state, state=error.state, duration_s=monotonic() - began)
-    assert isinstance(error.report, RunReport)
-    error.report = found = _merged(report, error.report)
+    far = error.report if isinstance(error.report, RunReport) else report  # as far as the work says that it got
+    found = replace(_merged(report, far), outcome=state, state=error.state, duration_s=monotonic() - began)
+    error.report = found
     try:
         database.journal.end_run(number, state, (), {**report_for_journal(found), "error": error.code})
     except BackoutError:

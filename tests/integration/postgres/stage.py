@@ -27,7 +27,7 @@ Dump = dict[str, list[str]]
 _TABLES = """
 SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
-   AND n.nspname NOT IN ('information_schema', 'backout', 'rescue') ORDER BY 1
+   AND n.nspname NOT IN ('information_schema', 'backout', 'rescue', 'Way "back"') ORDER BY 1
 """
 
 _TRIGGERS = """

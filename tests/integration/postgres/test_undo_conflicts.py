@@ -120,6 +120,21 @@ def test_a_key_that_is_used_again_is_a_conflict(stage: Stage) -> None:
     assert people(stage)[:2] == [(1, "ann", "a@x", 30), (2, "bob", "b@x", 40)]
 
 
+def test_the_children_of_a_row_whose_key_is_used_again_are_not_given_to_the_stranger(stage: Stage) -> None:
+    """The foreign key would not object, but they belonged to another row: they stay in the rescue."""
+    stage.make("CREATE TABLE visit (id int PRIMARY KEY, person int REFERENCES person ON DELETE CASCADE)")
+    stage.make("INSERT INTO visit VALUES (1, 1), (2, 2)")
+    report = stage.run("DELETE FROM person WHERE id < 3")
+    stage.elsewhere("INSERT INTO person VALUES (2, 'zoe', 'z@x', 20)")
+    assert described(conflicts(stage, report)) == [
+        (1, "public.person", "key used again since", {"id": "2"}, ()),
+        (2, "public.visit", "the row it refers to is gone", {"id": "2"}, ()),
+    ]
+    stage.undo(report, partial=True)
+    assert people(stage)[:2] == [(1, "ann", "a@x", 30), (2, "zoe", "z@x", 20)]
+    assert stage.rows("SELECT id, person FROM visit ORDER BY id") == [(1, 1)]
+
+
 def test_a_row_that_the_run_made_and_others_changed_stays_unless_it_is_named(stage: Stage) -> None:
     """Somebody works with it already."""
     report = stage.run("INSERT INTO person VALUES (8, 'new', 'n@x', 1), (9, 'own', 'm@x', 2)")

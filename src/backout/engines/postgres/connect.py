@@ -35,6 +35,8 @@ class PostgresDatabase:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._control = Session(settings.url, "journal")
+        # Somebody may be reading a rescue table that is to be dropped.
+        self._control.run(f"SET lock_timeout = '{int(settings.lock_timeout_s * 1000)}ms'")
         self._others: list[Session] = []
         self.journal = PostgresJournal(self._control, settings)
         number = self._control.value("SELECT current_setting('server_version_num')::int")

@@ -22,7 +22,7 @@ from backout.engines.postgres.catalogue import foreign_keys
 from backout.engines.postgres.names import comma, qualified, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.session import Session
-from backout.engines.postgres.undo_sql import CONFLICT_TABLE, KeyedTable, KeylessTable, Rewriting, Statement, chained
+from backout.engines.postgres.undo_sql import CONFLICT_TABLE, KeyedTable, KeylessTable, Rewriting, Statement, chained, strangers
 from backout.engines.values import (
     Conflict,
     ConflictKind,
@@ -344,7 +344,7 @@ def _discover(work: _Work) -> None:
             if refused is not None:
                 work.main.run(refused, doing="compare the rows of now")
     while True:
-        found = _someone_would_be_hit(work)
+        found = _someone_would_be_hit(work) + _given_to_strangers(work)
         if not found:
             work.main.run("SAVEPOINT backout_undo")
             before = work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE}")
@@ -537,6 +537,20 @@ def _someone_would_be_hit(work: _Work) -> int:
         look = parent.referenced_by_others(fk, ours or "false")
         if look is not None:
             found += work.main.run(look, doing="look for rows that refer to ours").affected
+    return found
+
+
+def _given_to_strangers(work: _Work) -> int:
+    """Rows whose parent was deleted by the run and whose parent's key others have used again."""
+    found = 0
+    by_oid = {table.undo.table.identifier: table for table in work.tables}
+    for fk in foreign_keys(work.main, list(by_oid)):
+        child, parent = by_oid.get(fk.child_oid), by_oid.get(fk.parent_oid)
+        if child is None or not isinstance(parent, KeyedTable):
+            continue
+        look = strangers(child, parent, fk)
+        if look is not None:
+            found += work.main.run(look, doing="look for rows whose parent is another one now").affected
     return found
 
 

@@ -138,6 +138,10 @@ class KeyedTable:
         """The pre-images that are still to be restored."""
         return self._images(self.undo.captured.before_rescue, "p")
 
+    def before_as(self, alias: str) -> str:
+        """The same under another alias."""
+        return self._images(self.undo.captured.before_rescue, alias)
+
     @property
     def after(self) -> str:
         """The post-images that are still to be undone."""
@@ -443,9 +447,10 @@ class KeyedTable:
 
     def orphans(self, columns: Sequence[str], parent: str, referenced: Sequence[str], lock: str) -> str | None:
         """Restored rows whose parent is gone; the parents that are there are locked against a delete."""
-        return _orphans(self, columns, parent, referenced, lock, self._orphan_filter(columns))
+        return _orphans(self, columns, parent, referenced, lock, self.names_anew(columns))
 
-    def _orphan_filter(self, columns: Sequence[str]) -> str:
+    def names_anew(self, columns: Sequence[str]) -> str:
+        """Is it a row that the undo brings back, or in which it puts one of these columns back?"""
         moved = [self.differs(pair, "p", "q") for pair in self.touched if pair.now.name in columns]
         changed = " OR ".join([self._no_image("q"), *moved])
         return f"({changed}) AND {self._not_in_conflict('p')}"
@@ -504,6 +509,34 @@ def _orphans(
         f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT DISTINCT {table.place}, "
         f"{table.identity('p')}, {_kind(ConflictKind.PARENT_GONE)}, ARRAY[]::text[] FROM {source} "
         f"WHERE {which} AND {given} AND NOT EXISTS (SELECT FROM {parent} r WHERE {same} {lock})"
+    )
+
+
+def strangers(child: KeyedTable | KeylessTable, parent: KeyedTable, fk: ForeignKey) -> str | None:
+    """Restored rows that would belong to a stranger: the parent that they name has its key used again since.
+
+    The key is there, so that no foreign key objects; but it is not the row that they belonged to.
+    """
+    by_now = {pair.now.name: pair for pair in child.pairs}
+    parents = {pair.now.name: pair for pair in parent.pairs}
+    if child.undo.captured.before_rescue is None or not parent.has_before:
+        return None
+    if any(name not in by_now for name in fk.columns) or any(name not in parents for name in fk.referenced_columns):
+        return None
+    same = " AND ".join(
+        f"{parents[there].was('o')} = {by_now[here].was('p')}"
+        for here, there in zip(fk.columns, fk.referenced_columns, strict=True)
+    )
+    keyed = KeyedTable(child.undo, child.place, child.rescue_schema)
+    source, which = keyed.before, "true"
+    if isinstance(child, KeyedTable):
+        source, which = f"{child.before} LEFT JOIN {child.after} ON {child.same_key}", child.names_anew(fk.columns)
+    return (
+        f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT DISTINCT {child.place}, "
+        f"{child.identity('p')}, {_kind(ConflictKind.PARENT_GONE)}, ARRAY[]::text[] FROM {source} "
+        f"WHERE {which} AND EXISTS (SELECT FROM {parent.before_as('o')} JOIN {CONFLICT_TABLE} x "
+        f"ON x.identity = {parent.identity('o')} WHERE x.place = {parent.place} AND NOT x.forced "
+        f"AND x.kind = {_kind(ConflictKind.KEY_REUSED)} AND {same})"
     )
 
 

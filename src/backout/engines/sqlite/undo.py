@@ -19,7 +19,7 @@ from backout.engines.sqlite.undo_apply import Offender, apply
 from backout.engines.sqlite.undo_references import dangling
 from backout.engines.sqlite.undo_report import Found
 from backout.engines.sqlite.undo_rows import Work
-from backout.engines.values import Counts, Resolution, TableName, UndoOutcome, UndoPlan
+from backout.engines.values import Conflict, Counts, Resolution, TableName, UndoOutcome, UndoPlan
 
 HOW = "triggers and foreign key actions off for this connection, foreign keys checked afterwards"
 _FINAL = frozenset({"REFERENCED", "PARENT_GONE", "CONSTRAINT"})  # no order of ours makes these rows valid
@@ -42,8 +42,14 @@ def revert(handle: Handle, plan: UndoPlan, resolution: Resolution) -> tuple[Undo
         if _force(connection, met, resolution, notes):
             written = _settle(handle, works)
             left = undo_report.renumbered(undo_report.conflicts(connection, works), met)
+        notes.extend(
+            f"conflict {entry.conflict.number} cannot be overwritten: {entry.conflict.kind.value}"
+            for entry in left
+            if entry.conflict.number in resolution.overwrite
+        )
         if left and not resolution.partial:
-            return _refusal(savepoint, left, fingerprint, notes), 0
+            new = [entry for entry in left if entry.conflict.number > len(met)]
+            return _refusal(savepoint, [*met, *new], fingerprint, notes), 0
         restored = _restored(connection, works)
         _remember(connection, plan, works)
         undo_rows.drop(connection)
@@ -141,33 +147,33 @@ def _mark(connection: apsw.Connection, offenders: Sequence[Offender]) -> None:
 
 def _force(connection: apsw.Connection, met: Sequence[Found], resolution: Resolution, notes: list[str]) -> bool:
     """Give the rows that `overwrite` names something to do; True if there are any. What was applied is taken back."""
-    named = [entry for entry in met if entry.conflict.number in resolution.overwrite]
     unknown = sorted(resolution.overwrite - {entry.conflict.number for entry in met})
     notes.extend(f"there is no conflict {number}" for number in unknown)
-    possible = []
-    for entry in named:
-        action = _forced_action(entry)
-        if action is None:
-            notes.append(f"conflict {entry.conflict.number} cannot be overwritten: {entry.conflict.kind.value}")
-        else:
-            possible.append((entry, action))
-    if possible:
+    named = [entry for entry in met if entry.conflict.number in resolution.overwrite and _can_be_forced(entry)]
+    if named:
         _take_back(connection)
-        for entry, action in possible:
-            connection.execute(
-                f"UPDATE {entry.work.table} SET action = ?, forced = 1, kind = NULL WHERE row = ?", (action, entry.row)
-            )
-    return bool(possible)
+        for entry in met:
+            # What only a foreign key or another constraint refused is tried again: the forced rows may be what it met.
+            if entry in named or (entry.conflict.kind.name in _FINAL and not entry.work.virtual):
+                connection.execute(
+                    f"UPDATE {entry.work.table} SET action = ?, forced = ?, kind = NULL, detail = NULL WHERE row = ?",
+                    (_action(entry.conflict), int(entry in named), entry.row),
+                )
+    return bool(named)
 
 
-def _forced_action(entry: Found) -> str | None:
+def _can_be_forced(entry: Found) -> bool:
     conflict = entry.conflict
-    if conflict.kind.name in _FINAL or entry.work.virtual:
-        return None
+    gone = conflict.now is None and conflict.before is None
+    return not (conflict.kind.name in _FINAL or entry.work.virtual or gone)
+
+
+def _action(conflict: Conflict) -> str:
+    """What puts the row back."""
     if conflict.kind.name == "KEY_REUSED":
         return "replace"
     if conflict.now is None:
-        return "insert" if conflict.before is not None else None
+        return "insert"
     return "update" if conflict.before is not None else "delete"
 
 
