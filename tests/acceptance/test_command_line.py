@@ -54,10 +54,7 @@ def orders(folder: Path) -> list[tuple[Any, ...]]:
 BROKEN = [
     (
         CLOSE.replace('"A change"', '"A change'),
-        (
-            '{change}:2:21: not valid TOML: illegal character \'\\n\'\n'
-            "state: untouched\n"
-        ),
+        ("{change}:2:21: not valid TOML: illegal character '\\n'\nstate: untouched\n"),
     ),
     (
         "UPDATE orders SET status = 'closed';\n",
@@ -233,9 +230,7 @@ def test_mistake_in_the_configuration_is_named_with_its_place(folder: Path, old:
 
 def test_missing_parameter_is_asked_for(folder: Path) -> None:
     text = '-- [parameters]\n-- status = {type = "text", per_environment = true}\n-- ///\n'
-    (folder / "changes" / "close.sql").write_text(
-        CLOSE.replace("-- ///\n", text, 1).replace("'closed'", ":status")
-    )
+    (folder / "changes" / "close.sql").write_text(CLOSE.replace("-- ///\n", text, 1).replace("'closed'", ":status"))
 
     said = backout(folder, "run", "close", "--on", "shop", "--yes")
 
@@ -321,11 +316,14 @@ def test_interrupted_run_is_rolled_back_and_says_so(
 ) -> None:
     with subprocess.Popen(
         [str(PROGRAM), "run", change, "--on", "shop", "--yes"],
-        cwd=slow, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as running:  # fmt: skip
-        asleep = (
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
-        )
+        cwd=slow,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
         wait_until(lambda: postgres18.execute(asleep) == [(1,)])
         running.send_signal(number)
         _, said = running.communicate(timeout=60)
@@ -479,9 +477,7 @@ def test_log_show_and_clean(folder: Path) -> None:
 def test_completion_knows_verbs_changes_environments_and_options(
     folder: Path, words: str, completed: list[str]
 ) -> None:
-    said = backout(
-        folder, _BACKOUT_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1)
-    )
+    said = backout(folder, _BACKOUT_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
 
     assert said == Finished(0, "".join(f"{line}\n" for line in completed), "")
 

@@ -253,14 +253,20 @@ def test_a_script_may_not_end_the_transaction_itself(clinic: Clinic, end: str) -
         Refused,
     )
 
-    assert error.message == {
-        "commit": "a change may not commit: the run does, when all is captured and proven",
-        "rollback": "a change may not roll back: raise an exception, and the run does",
-    }[end] + f" ({clinic.path}:7)"
+    assert (
+        error.message
+        == {
+            "commit": "a change may not commit: the run does, when all is captured and proven",
+            "rollback": "a change may not roll back: raise an exception, and the run does",
+        }[end]
+        + f" ({clinic.path}:7)"
+    )
     assert error.state == "rolled back"
 
 
-@pytest.mark.parametrize("statement", ["COMMIT", "SAVEPOINT a; COMMIT", "ROLLBACK", "BEGIN", "DROP TABLE patient", "VACUUM", "SELEC 1"])
+@pytest.mark.parametrize(
+    "statement", ["COMMIT", "SAVEPOINT a; COMMIT", "ROLLBACK", "BEGIN", "DROP TABLE patient", "VACUUM", "SELEC 1"]
+)
 def test_forbidden_statement_is_refused(clinic: Clinic, statement: str) -> None:
     error = clinic.refused(
         f"""
@@ -278,8 +284,19 @@ def test_forbidden_statement_is_refused(clinic: Clinic, statement: str) -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["TRUNCATE patient", "SET ROLE NONE", "RESET ROLE", "SET SESSION AUTHORIZATION DEFAULT", "ABORT", "END", "LISTEN x"]
-    + ["PREPARE TRANSACTION 'x'", "DO $$ BEGIN COMMIT; END $$", "COPY patient TO STDOUT", "SET row_security = on"],
+    [
+        "TRUNCATE patient",
+        "SET ROLE NONE",
+        "RESET ROLE",
+        "SET SESSION AUTHORIZATION DEFAULT",
+        "ABORT",
+        "END",
+        "LISTEN x",
+        "PREPARE TRANSACTION 'x'",
+        "DO $$ BEGIN COMMIT; END $$",
+        "COPY patient TO STDOUT",
+        "SET row_security = on",
+    ],
 )
 def test_forbidden_statement_of_postgresql_is_refused(postgres_clinic: Clinic, statement: str) -> None:
     postgres_clinic.refused(
@@ -386,7 +403,9 @@ MODELS = """
         return Session(bind=db.sqlalchemy(), join_transaction_mode="create_savepoint")
     """
 
-BY_MODEL = MODELS + """
+BY_MODEL = (
+    MODELS
+    + """
     def apply(db):
         with session_of(db) as session:
             session.get(Patient, 1).phone = "7 8 9"
@@ -396,6 +415,7 @@ BY_MODEL = MODELS + """
             session.commit()
         db.execute("UPDATE patient SET phone = '0' WHERE id = 2")
     """
+)
 AFTER = [(1, "Ada", "789", 1), (2, "Bela", "0", 0), (4, "Daria", None, 0)]
 
 
@@ -418,7 +438,8 @@ def test_models_and_their_callbacks_run_inside(postgres: PostgresDatabase, tmp_p
 
 def test_commit_of_a_session_does_not_commit_the_run(postgres_clinic: Clinic) -> None:
     error = postgres_clinic.refused(
-        MODELS + """
+        MODELS
+        + """
     def apply(db):
         with session_of(db) as session:
             session.delete(session.get(Patient, 3))
@@ -433,7 +454,8 @@ def test_commit_of_a_session_does_not_commit_the_run(postgres_clinic: Clinic) ->
 
 def test_rollback_of_a_session_takes_back_only_its_own_part(postgres_clinic: Clinic) -> None:
     run = postgres_clinic.run(
-        MODELS + """
+        MODELS
+        + """
     def apply(db):
         db.execute("UPDATE patient SET phone = '1' WHERE id = 1")
         with session_of(db) as session:
@@ -454,7 +476,8 @@ def test_rollback_of_a_session_takes_back_only_its_own_part(postgres_clinic: Cli
 
 def test_session_that_meets_an_error_can_roll_back_and_go_on(postgres_clinic: Clinic) -> None:
     postgres_clinic.run(
-        MODELS + """
+        MODELS
+        + """
     from sqlalchemy.exc import IntegrityError
 
     def apply(db):
@@ -507,7 +530,8 @@ def test_core_connection_cannot_commit_the_run(postgres_clinic: Clinic) -> None:
 
 def test_many_rows_at_once_and_returned_values(postgres_clinic: Clinic) -> None:
     run = postgres_clinic.run(
-        MODELS + """
+        MODELS
+        + """
     from sqlalchemy import select, update
 
     def apply(db):

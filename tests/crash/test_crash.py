@@ -27,7 +27,7 @@ from backout.engines.values import RunRecord, RunState
 from backout.errors import BackoutError
 from crash import victim
 from crash.victim import Order, yes
-from properties.driving import SEED, Dump, announce, dump
+from properties.driving import SEED, SHORTER, Dump, announce, dump
 from servers import PASSWORD, SETTINGS, PostgresDatabase, present
 
 DURABLE = SETTINGS | {"synchronous_commit": "on"}  # fsync stays off: processes die here, the machine does not
@@ -274,7 +274,7 @@ def each(scene: Scene, action: str, blow: str, moments: Callable[[int], list[int
 
 def some(step: int) -> Callable[[int], list[int]]:
     """Every `step`-th moment, and the last ones, in which the run becomes true."""
-    return lambda count: sorted({*range(2, count + 1, step), *range(max(1, count - 4), count + 1)})
+    return lambda count: sorted({*range(2, count + 1, step * SHORTER), *range(max(1, count - 4), count + 1)})
 
 
 def every(count: int) -> list[int]:
@@ -288,31 +288,31 @@ def every(count: int) -> list[int]:
 @pytest.mark.parametrize("blow", ["kill", "kill sent"])
 def test_a_kill_at_a_boundary_leaves_journal_and_data_in_agreement(scene: Scene, action: str, blow: str) -> None:
     """A run that dies is committed with its rescue, or rolled back without a trace."""
-    each(scene, action, blow, some(20))
+    each(scene, action, blow, some(30))
 
 
 @pytest.mark.parametrize("action", ["run", "undo"])
 def test_a_run_that_is_told_to_stop_says_so_and_leaves_nothing(scene: Scene, action: str) -> None:
     """Ctrl-C: exit status 8 and nothing changed, or the change is committed and the status is 0."""
-    each(scene, action, "interrupt", some(25))
+    each(scene, action, "interrupt", some(40))
 
 
 def test_sigterm_ends_a_run_as_an_interrupt_does(scene: Scene) -> None:
-    each(scene, "run", "terminate", some(40))
+    each(scene, "run", "terminate", some(60))
 
 
 @pytest.mark.parametrize("blow", ["end the backend", "kill the backend"])
 def test_a_backend_that_dies_takes_its_run_with_it(scene: Scene, blow: str) -> None:
     """An administrator ends the session, or the kernel kills it, upon which the server starts all over."""
-    each(scene, "run", blow, some(30))
+    each(scene, "run", blow, some(50))
 
 
 def test_a_server_that_dies_comes_back_with_all_or_nothing(scene: Scene) -> None:
-    each(scene, "run", "kill the server", some(100))
+    each(scene, "run", "kill the server", lambda count: [count // 2, count - 3])
 
 
 def test_a_kill_at_a_random_instant_leaves_journal_and_data_in_agreement(scene: Scene) -> None:
-    at_random(scene, 12, SEED)
+    at_random(scene, 18 // SHORTER, SEED)
 
 
 def at_random(scene: Scene, rounds: int, seed: int) -> None:

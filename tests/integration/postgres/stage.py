@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psycopg
@@ -17,8 +18,8 @@ from psycopg import sql
 
 from backout import Project
 from backout.change.model import Change
-from backout.engines.values import RunRecord
-from backout.errors import BackoutError
+from backout.engines.values import Conflict, RunRecord
+from backout.errors import BackoutError, Conflicts
 from backout.runs.report import RunReport
 from servers import PostgresDatabase
 
@@ -111,7 +112,9 @@ class Stage:
 
     def rescue_tables(self) -> list[str]:
         """What lies in the rescue schema."""
-        rows = self.database.execute("SELECT relname FROM pg_class WHERE relnamespace = 'rescue'::regnamespace ORDER BY 1")
+        rows = self.database.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'rescue'::regnamespace ORDER BY 1"
+        )
         return [name for (name,) in rows]
 
     # -- the verbs -----------------------------------------------------------------------------------------------------
@@ -146,15 +149,15 @@ class Stage:
 
     # -- the claims ----------------------------------------------------------------------------------------------------
 
-    def proves(self, statements: str, **options: str) -> RunReport:
-        """A ghost leaves everything equal, the way back is proven, and run and undo restore exactly; the run's report."""
+    def proves(self, statements: str, *, suffix: str = ".sql") -> RunReport:
+        """Assert that a ghost changes nothing, and that run and undo restore exactly. Returns the run's report."""
         before, triggers = self.dump(), self.triggers()
-        self.ghost(statements, **options)
+        self.ghost(statements, suffix=suffix)
         assert before == self.dump()
-        proof = self.ghost(statements, undo=True, **options)
+        proof = self.ghost(statements, undo=True, suffix=suffix)
         assert proof.way_back == "proven"
         assert before == self.dump()
-        report = self.run(statements, **options)
+        report = self.run(statements, suffix=suffix)
         assert report.proof is not None
         assert report.proof.complete
         assert before != self.dump(), "the change changed nothing: this scenario shows nothing"
@@ -220,3 +223,36 @@ def wait_until(is_true: Callable[[], bool], *, seconds: float = 30) -> None:
 def waits_for_lock(database: PostgresDatabase, pid: int) -> bool:
     """Whether the backend waits for a lock, as the server says."""
     return bool(database.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE pid = %s AND NOT granted)", [pid])[0][0])
+
+
+def in_background(act: Callable[[], object]) -> tuple[Thread, list[BaseException]]:
+    """Start it in a thread; what it raises is in the list."""
+    raised: list[BaseException] = []
+
+    def catching() -> None:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 -- told to the test
+            raised.append(error)
+
+    thread = Thread(target=catching)
+    thread.start()
+    return thread, raised
+
+
+def backends(database: PostgresDatabase, purpose: str) -> list[int]:
+    """The processes of our sessions for that purpose."""
+    rows = database.execute(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE %s", [purpose]
+    )
+    return [pid for (pid,) in rows]
+
+
+def conflicts(stage: Stage, run: RunReport | str, **options: Any) -> list[Conflict]:
+    """The conflicts that the undo meets; it writes nothing."""
+    before = stage.dump()
+    error = failure(lambda: stage.undo(run, **options))
+    assert isinstance(error, Conflicts)
+    assert (error.exit_status, error.state) == (5, "untouched")
+    assert before == stage.dump()
+    return [one for one in error.conflicts if isinstance(one, Conflict)]

@@ -11,7 +11,8 @@ from servers import PostgresDatabase
 
 ORDERS = """
 CREATE TABLE customer (id int PRIMARY KEY, name text, note text, updated_at timestamptz DEFAULT '2020-01-01');
-CREATE TABLE orders (id int PRIMARY KEY, customer int REFERENCES customer ON DELETE CASCADE ON UPDATE CASCADE, total numeric);
+CREATE TABLE orders (
+ id int PRIMARY KEY, customer int REFERENCES customer ON DELETE CASCADE ON UPDATE CASCADE, total numeric);
 CREATE TABLE line (id int PRIMARY KEY, orders int REFERENCES orders ON DELETE CASCADE ON UPDATE CASCADE, item text);
 CREATE TABLE letter (id int PRIMARY KEY, customer int REFERENCES customer ON DELETE SET NULL, text text);
 CREATE TABLE visit (id int PRIMARY KEY, customer int DEFAULT 9 REFERENCES customer ON DELETE SET DEFAULT, day date);
@@ -35,7 +36,8 @@ def test_a_delete_inside_a_cte_is_captured_with_the_update_around_it(stage: Stag
     """Case 1."""
     report = stage.proves(
         "WITH d AS (DELETE FROM orders WHERE customer = 1 RETURNING *) "
-        "UPDATE customer SET note = (SELECT string_agg(d.total::text, ',') FROM d) WHERE id IN (SELECT customer FROM d);"
+        "UPDATE customer SET note = (SELECT string_agg(d.total::text, ',') FROM d) WHERE id IN (SELECT customer "
+        "FROM d);"
     )
     assert {table.table for table in report.tables} == {"public.customer", "public.line", "public.orders"}
 
@@ -92,7 +94,8 @@ def test_set_null_and_set_default_on_update_are_undone(stage: Stage) -> None:
 def test_a_cascade_within_one_table_is_undone(stage: Stage) -> None:
     """Case 4: a tree whose rows refer to each other."""
     stage.make(
-        "CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree ON DELETE CASCADE ON UPDATE CASCADE, name text);"
+        "CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree ON DELETE CASCADE ON UPDATE CASCADE, "
+        "name text);"
         "INSERT INTO tree VALUES (1, NULL, 'root'), (2, 1, 'a'), (3, 2, 'b'), (4, 1, 'c'), (5, NULL, 'other');"
     )
     stage.proves("DELETE FROM tree WHERE id = 2; UPDATE tree SET id = 10 WHERE id = 1;")
@@ -131,13 +134,16 @@ def test_rows_that_refer_to_each_other_come_back_together(stage: Stage) -> None:
 def test_identity_and_generated_columns_are_put_back(stage: Stage) -> None:
     """Case 8: a key GENERATED ALWAYS AS IDENTITY, an identity column that is no key, and a generated column."""
     stage.make(
-        "CREATE TABLE item (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) STORED);"
+        "CREATE TABLE item (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a int, twice int GENERATED ALWAYS "
+        "AS (a * 2) STORED);"
         "CREATE TABLE ticket (code text PRIMARY KEY, place bigint GENERATED ALWAYS AS IDENTITY, seat text, row_no int);"
-        "INSERT INTO item (a) VALUES (1), (2), (3); INSERT INTO ticket (code, seat) VALUES ('x', 'A'), ('y', 'B'), ('z', 'C');"
+        "INSERT INTO item (a) VALUES (1), (2), (3); INSERT INTO ticket (code, seat) VALUES ('x', 'A'), ('y', "
+        "'B'), ('z', 'C');"
     )
     stage.proves(
         "UPDATE item SET a = a + 10 WHERE id < 3; DELETE FROM item WHERE id = 2; INSERT INTO item (a) VALUES (7);"
-        "DELETE FROM ticket WHERE code = 'x'; UPDATE ticket SET seat = 'D' WHERE code = 'y'; UPDATE ticket SET row_no = 1;"
+        "DELETE FROM ticket WHERE code = 'x'; UPDATE ticket SET seat = 'D' WHERE code = 'y'; "
+        "UPDATE ticket SET row_no = 1;"
     )
 
 

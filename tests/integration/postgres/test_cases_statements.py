@@ -16,12 +16,15 @@ CREATE TABLE stock (id int PRIMARY KEY, item text UNIQUE, amount int);
 CREATE TABLE log (line text);
 INSERT INTO stock VALUES (1, 'pen', 5), (2, 'ink', 7), (3, 'cup', 0);
 CREATE FUNCTION sell(which int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
-  UPDATE stock SET amount = amount - 1 WHERE id = which; INSERT INTO log VALUES ('sold ' || which); RETURN which; END $$;
+  UPDATE stock SET amount = amount - 1 WHERE id = which; INSERT INTO log VALUES ('sold ' || which); RETURN which;
+END $$;
 CREATE PROCEDURE restock() LANGUAGE plpgsql AS $$ BEGIN
   INSERT INTO stock VALUES (9, 'new', 1); UPDATE stock SET amount = amount + 10; DELETE FROM stock WHERE id = 2; END $$;
 CREATE FUNCTION try_hard() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
-  BEGIN INSERT INTO stock VALUES (1, 'twice', 1); EXCEPTION WHEN unique_violation THEN UPDATE stock SET amount = 99 WHERE id = 1; END;
-  BEGIN UPDATE stock SET amount = 1 / 0; EXCEPTION WHEN division_by_zero THEN DELETE FROM stock WHERE id = 3; END; END $$;
+  BEGIN INSERT INTO stock VALUES (1, 'twice', 1); EXCEPTION WHEN unique_violation THEN
+    UPDATE stock SET amount = 99 WHERE id = 1; END;
+  BEGIN UPDATE stock SET amount = 1 / 0; EXCEPTION WHEN division_by_zero THEN DELETE FROM stock WHERE id = 3; END;
+END $$;
 CREATE FUNCTION wipe() RETURNS void LANGUAGE plpgsql AS $$ BEGIN TRUNCATE stock; END $$;
 """
 
@@ -37,11 +40,19 @@ def stage(request: pytest.FixtureRequest, postgres: PostgresDatabase, tmp_path: 
 @pytest.mark.parametrize(
     "statements",
     [
-        "INSERT INTO stock VALUES (1, 'pen', 8), (4, 'hat', 1) ON CONFLICT (id) DO UPDATE SET amount = excluded.amount;",
+        (
+            "INSERT INTO stock VALUES (1, 'pen', 8), (4, 'hat', 1) ON CONFLICT (id) DO UPDATE SET amount = "
+            "excluded.amount;"
+        ),
         "INSERT INTO stock VALUES (1, 'x', 1), (5, 'y', 2) ON CONFLICT DO NOTHING;",
-        "MERGE INTO stock s USING (VALUES (1, 0), (2, 9), (7, 3)) n (id, amount) ON s.id = n.id WHEN MATCHED AND n.amount = 0 "
-        "THEN DELETE WHEN MATCHED THEN UPDATE SET amount = n.amount WHEN NOT MATCHED THEN INSERT VALUES (n.id, 'm', n.amount);",
-        "DO $$ BEGIN FOR i IN 1..3 LOOP UPDATE stock SET amount = amount + i WHERE id = i; END LOOP; DELETE FROM stock WHERE id = 3; END $$;",
+        ("MERGE INTO stock s USING (VALUES (1, 0), (2, 9), (7, 3)) n (id, amount) ON s.id = n.id WHEN MATCHED AND "
+        "n.amount = 0 "
+        "THEN DELETE WHEN MATCHED THEN UPDATE SET amount = n.amount WHEN NOT MATCHED THEN INSERT VALUES (n.id, "
+        "'m', n.amount);"),
+        (
+            "DO $$ BEGIN FOR i IN 1..3 LOOP UPDATE stock SET amount = amount + i WHERE id = i; END LOOP; "
+            "DELETE FROM stock WHERE id = 3; END $$;"
+        ),
         "CALL restock();",
         "SELECT sell(1), sell(2); SELECT sell(id) FROM stock;",
         "SELECT try_hard();",
@@ -74,15 +85,25 @@ def test_a_script_copies_rows_in_and_they_are_captured(stage: Stage) -> None:
     ("statement", "reason", "hint"),
     [
         ("TRUNCATE stock;", "TRUNCATE cannot be captured: it removes rows without touching each", "use DELETE"),
-        ("COPY stock FROM STDIN;", "COPY FROM STDIN has no input in a change file", "use INSERT … VALUES, or a Python change"),
+        (
+            "COPY stock FROM STDIN;",
+            "COPY FROM STDIN has no input in a change file",
+            "use INSERT … VALUES, or a Python change",
+        ),
         ("COPY stock FROM '/tmp/x';", "COPY of a server's file reaches outside the database", "use INSERT … VALUES"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_captured_is_refused_before_it_runs(stage: Stage, statement: str, reason: str, hint: str) -> None:
+def test_what_cannot_be_captured_is_refused_before_it_runs(
+    stage: Stage, statement: str, reason: str, hint: str
+) -> None:
     """Case 12."""
     error = stage.refuses(statement)
     assert isinstance(error, Refused)
-    assert text_of(error) == [f"{stage.folder}/change-1.sql:5: not undoable: {reason}", "state: untouched", f"hint: {hint}"]
+    assert text_of(error) == [
+        f"{stage.folder}/change-1.sql:5: not undoable: {reason}",
+        "state: untouched",
+        f"hint: {hint}",
+    ]
 
 
 def test_a_truncate_inside_a_function_fails_the_proof(stage: Stage) -> None:
@@ -125,14 +146,20 @@ def test_what_others_commit_meanwhile_is_neither_captured_nor_undone(
 
     def act() -> None:
         try:
-            stage.run("UPDATE stock SET amount = 100 WHERE id = 1; INSERT INTO log VALUES ('x'); UPDATE stock SET item = 'PEN' WHERE id = 1;")
+            stage.run(
+                "UPDATE stock SET amount = 100 WHERE id = 1; INSERT INTO log VALUES ('x'); "
+                "UPDATE stock SET item = 'PEN' WHERE id = 1;"
+            )
         except BaseException as error:  # noqa: BLE001 -- told to the test
             raised.append(error)
 
     thread = Thread(target=act)
     thread.start()
     wait_until(lambda: _somebody_waits(postgres))
-    stage.elsewhere("UPDATE stock SET amount = 70 WHERE id = 2; DELETE FROM stock WHERE id = 3; INSERT INTO stock VALUES (8, 'o', 8);")
+    stage.elsewhere(
+        "UPDATE stock SET amount = 70 WHERE id = 2; DELETE FROM stock WHERE id = 3; "
+        "INSERT INTO stock VALUES (8, 'o', 8);"
+    )
     blocker.commit()
     thread.join()
     assert raised == []
@@ -142,16 +169,23 @@ def test_what_others_commit_meanwhile_is_neither_captured_nor_undone(
 
 
 def _somebody_waits(database: PostgresDatabase) -> bool:
-    return any(waits_for_lock(database, pid) for (pid,) in database.execute("SELECT DISTINCT pid FROM pg_locks WHERE NOT granted"))
+    return any(
+        waits_for_lock(database, pid)
+        for (pid,) in database.execute("SELECT DISTINCT pid FROM pg_locks WHERE NOT granted")
+    )
 
 
-def test_a_row_that_others_committed_before_the_statement_saw_it_is_captured(postgres: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_row_that_others_committed_before_the_statement_saw_it_is_captured(
+    postgres: PostgresDatabase, tmp_path: Path
+) -> None:
     """Case 17: the statement waits for another's row and then changes what that one left."""
     stage = stage_for(postgres, tmp_path, lock_timeout='"20 s"')
     stage.make(STOCK)
     other = postgres.connect("application", autocommit=False)
     other.execute("UPDATE stock SET amount = 1000 WHERE id = 1")
-    thread = Thread(target=lambda: stage.run("UPDATE stock SET amount = amount + 1; DELETE FROM stock WHERE amount > 1000;"))
+    thread = Thread(
+        target=lambda: stage.run("UPDATE stock SET amount = amount + 1; DELETE FROM stock WHERE amount > 1000;")
+    )
     thread.start()
     wait_until(lambda: _somebody_waits(postgres))
     other.commit()
@@ -170,10 +204,13 @@ def test_rows_hidden_by_forced_row_security_are_an_error(postgres: PostgresDatab
     )
     error = stage.refuses("UPDATE stock SET amount = 0;")
     assert text_of(error) == [
-        f'{stage.folder}/change-1.sql:5: unable to run the statement: query would be affected by row-level security policy for table "stock"',
+        (
+            f'{stage.folder}/change-1.sql:5: unable to run the statement: query would be affected by row-level '
+            'security policy for table "stock"'
+        ),
         "state: rolled back",
-        "hint: row-level security would hide rows from this role: use a role that sees them all (BYPASSRLS, or the "
-        "owner where it is not FORCEd), or write the change against what it may see",
+        ("hint: row-level security would hide rows from this role: use a role that sees them all (BYPASSRLS, or the "
+        "owner where it is not FORCEd), or write the change against what it may see"),
     ]  # fmt: skip
 
 
@@ -190,14 +227,18 @@ INSERT INTO visit VALUES (1, 2025, 'a'), (2, 2025, 'b'), (3, 2026, 'c'), (9, 202
 def test_rows_that_move_between_partitions_are_undone(stage: Stage) -> None:
     """Case 20."""
     stage.make(PARTITIONS)
-    stage.proves("UPDATE visit SET year = 2026 WHERE id = 1; UPDATE visit SET id = 10 WHERE id = 3; DELETE FROM visit WHERE id = 9;")
+    stage.proves(
+        "UPDATE visit SET year = 2026 WHERE id = 1; UPDATE visit SET id = 10 WHERE id = 3; "
+        "DELETE FROM visit WHERE id = 9;"
+    )
 
 
 @pytest.mark.parametrize("action", ["NO ACTION", "CASCADE"])
 def test_rows_that_others_refer_to_move_between_partitions_and_back(stage: Stage, action: str) -> None:
     """Case 20: the foreign key names the partitioned table, and the server keeps one constraint for each partition."""
     stage.make(
-        f"{PARTITIONS} CREATE TABLE bill (id int PRIMARY KEY, visit int, year int, FOREIGN KEY (visit, year) REFERENCES visit "
+        f"{PARTITIONS} CREATE TABLE bill (id int PRIMARY KEY, visit int, year int, FOREIGN KEY (visit, year) "
+        "REFERENCES visit "
         f"ON UPDATE CASCADE ON DELETE {action}); INSERT INTO bill VALUES (1, 1, 2025), (2, 2, 2025);"
     )
     stage.proves("UPDATE visit SET year = 2026 WHERE id = 1;")
@@ -210,17 +251,24 @@ def test_a_trigger_on_a_partitioned_table_does_not_spoil_the_undo(stage: Stage) 
         "'BEGIN NEW.note := coalesce(NEW.note, '''') || ''!''; RETURN NEW; END';"
         "CREATE TRIGGER mark BEFORE INSERT OR UPDATE ON visit FOR EACH ROW EXECUTE FUNCTION mark();"
     )
-    stage.proves("UPDATE visit SET year = 2026 WHERE id = 1; UPDATE visit SET note = 'z' WHERE id = 3; DELETE FROM visit WHERE id = 2;")
+    stage.proves(
+        "UPDATE visit SET year = 2026 WHERE id = 1; UPDATE visit SET note = 'z' WHERE id = 3; "
+        "DELETE FROM visit WHERE id = 2;"
+    )
 
 
 def test_rows_of_an_inheritance_child_are_captured(stage: Stage) -> None:
     """Case 20: parent and children may even share keys."""
     stage.make(
-        "CREATE TABLE city (id int PRIMARY KEY, name text); CREATE TABLE capital (PRIMARY KEY (id), state text) INHERITS (city);"
+        "CREATE TABLE city (id int PRIMARY KEY, name text); CREATE TABLE capital (PRIMARY KEY (id), state text) "
+        "INHERITS (city);"
         "CREATE TABLE village (church boolean) INHERITS (city);"
-        "INSERT INTO city VALUES (1, 'a'), (2, 'b'); INSERT INTO capital VALUES (1, 'c', 's'); INSERT INTO village VALUES (1, 'v', true);"
+        "INSERT INTO city VALUES (1, 'a'), (2, 'b'); INSERT INTO capital VALUES (1, 'c', 's'); "
+        "INSERT INTO village VALUES (1, 'v', true);"
     )
-    report = stage.proves("UPDATE city SET name = upper(name) WHERE id = 1; DELETE FROM city WHERE id = 2; UPDATE city SET id = 7;")
+    report = stage.proves(
+        "UPDATE city SET name = upper(name) WHERE id = 1; DELETE FROM city WHERE id = 2; UPDATE city SET id = 7;"
+    )
     assert {table.table for table in report.tables} == {"public.city", "public.capital", "public.village"}
 
 
@@ -242,15 +290,19 @@ def test_a_rule_on_a_table_does_not_spoil_the_undo(postgres: PostgresDatabase, t
     error = stage.refuses("UPDATE stock SET amount = 0;")
     login = postgres.login_role
     assert text_of(error) == [
-        f'the undo of this run would not be exact: rule "also" would fire, and "{login}" may not keep it out '
-        f'(it needs GRANT SET ON PARAMETER session_replication_role TO "{login}")',
+        (
+            f'the undo of this run would not be exact: rule "also" would fire, and "{login}" may not keep it out '
+            f'(it needs GRANT SET ON PARAMETER session_replication_role TO "{login}")'
+        ),
         "state: rolled back",
         "hint: give the right, or name the trigger's columns as `bookkeeping` and its tables as `append_only`",
     ]
     stage_for(postgres, tmp_path, Rights.REPLICA).proves("UPDATE stock SET amount = 0;")
 
 
-def test_a_trigger_that_fires_always_is_refused_where_nobody_may_keep_it_out(postgres: PostgresDatabase, tmp_path: Path) -> None:
+def test_a_trigger_that_fires_always_is_refused_where_nobody_may_keep_it_out(
+    postgres: PostgresDatabase, tmp_path: Path
+) -> None:
     """Case 13: the replica role does not keep an ALWAYS trigger out; only the owner can disable it."""
     stage = stage_for(postgres, tmp_path, Rights.REPLICA)
     database = stage.database
@@ -259,7 +311,8 @@ def test_a_trigger_that_fires_always_is_refused_where_nobody_may_keep_it_out(pos
     database.execute(
         "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1);"
         "CREATE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v := NEW.v + 1; RETURN NEW; END';"
-        "CREATE TRIGGER more BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION more(); ALTER TABLE t ENABLE ALWAYS TRIGGER more;"
+        "CREATE TRIGGER more BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION more(); "
+        "ALTER TABLE t ENABLE ALWAYS TRIGGER more;"
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON t TO {database.application_role}",
         role=owner,
     )

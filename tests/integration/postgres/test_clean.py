@@ -127,5 +127,5 @@ def test_another_rescue_schema_can_be_named(postgres: PostgresDatabase, tmp_path
     stage.make("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b')")
     stage.proves("UPDATE t SET v = 'x' WHERE id = 1; DELETE FROM t WHERE id = 2")
     stage.project.clean("test", [record.number for record in stage.project.expired("test")])
-    rows = stage.rows("SELECT count(*) FROM pg_class WHERE relnamespace = '\"Way \"\"back\"\"\"'::regnamespace")
+    rows = stage.rows('SELECT count(*) FROM pg_class WHERE relnamespace = \'"Way ""back"""\'::regnamespace')
     assert rows == [(0,)]

@@ -232,3 +232,18 @@ def _grow_to(server: EmbeddedServer, xid: int) -> None:
         os.chown(segment, account.uid, account.gid)
     command = [str(within_reach(server.programs, account).path("pg_resetwal")), "-x", str(xid), "-D", str(cluster)]
     subprocess.run(command, check=True, capture_output=True, cwd="/", **identity(account))
+
+
+def test_a_partial_undo_can_be_undone_and_done_again(postgres18: PostgresDatabase, tmp_path: Path) -> None:
+    """What the first one has left is kept under a name that the second one may not take again."""
+    made(postgres18, "CREATE TABLE app.t (id int PRIMARY KEY, v int)", "INSERT INTO app.t VALUES (1, 1), (2, 2)")
+    project = project_of(postgres18, tmp_path, "UPDATE app.t SET v = v + 10;")
+    run = project.run(project.change("change"), "test", ask=yes).identifier
+    postgres18.as_application("UPDATE app.t SET v = 99 WHERE id = 2")
+
+    first = project.undo(run, partial=True, ask=yes)
+    project.undo(first.identifier, ask=yes)
+    second = project.undo(run, partial=True, ask=yes)
+
+    assert [{"id": "2"}] == [dict(one.key) for one in second.conflicts]
+    assert [("1", "1"), ("2", "99")] == [tuple(row.values()) for row in dump(postgres18, "app")["t"]]

@@ -13,8 +13,10 @@ from servers import PostgresDatabase
 SCHEMA = """
 CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b');
 CREATE TABLE empty (id int PRIMARY KEY); CREATE SEQUENCE numbers; SELECT setval('numbers', 50);
-CREATE DOMAIN word AS text; CREATE VIEW seen AS SELECT * FROM t; CREATE MATERIALIZED VIEW sums AS SELECT count(*) FROM t;
-CREATE SEQUENCE downward INCREMENT -1; SELECT nextval('downward'); CREATE SEQUENCE round MAXVALUE 2 CYCLE; SELECT nextval('round');
+CREATE DOMAIN word AS text; CREATE VIEW seen AS SELECT * FROM t;
+CREATE MATERIALIZED VIEW sums AS SELECT count(*) FROM t;
+CREATE SEQUENCE downward INCREMENT -1; SELECT nextval('downward');
+CREATE SEQUENCE round MAXVALUE 2 CYCLE; SELECT nextval('round');
 CREATE FUNCTION quiet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER quiet BEFORE UPDATE ON empty FOR EACH ROW EXECUTE FUNCTION quiet();
 """
@@ -31,7 +33,10 @@ def stage(postgres: PostgresDatabase, tmp_path: Path) -> Stage:
 def hidden(stage: Stage, body: str, *, owner: str = "application") -> str:
     """A change that updates a row and calls a function that does `body`."""
     stage.database.execute(
-        f"CREATE FUNCTION public.hidden() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $hidden$ BEGIN {body}; END $hidden$",
+        (
+            "CREATE FUNCTION public.hidden() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $hidden$ BEGIN "
+            f"{body}; END $hidden$"
+        ),
         role=owner,
     )
     return "UPDATE t SET v = 'x' WHERE id = 1; SELECT hidden();"
@@ -110,16 +115,20 @@ def test_the_error_says_what_was_found(stage: Stage) -> None:
     """The whole text."""
     error = stage.refuses(hidden(stage, "DROP TABLE empty"))
     assert text_of(error) == [
-        "the completeness proof failed: DDL ran in a function: relation empty is gone; "
-        "DDL ran in a function: relation empty_pkey is gone; DDL ran in a function: type _empty is gone; "
-        "DDL ran in a function: type empty is gone",
+        (
+            "the completeness proof failed: DDL ran in a function: relation empty is gone; "
+            "DDL ran in a function: relation empty_pkey is gone; DDL ran in a function: type _empty is gone; "
+            "DDL ran in a function: type empty is gone"
+        ),
         "state: rolled back",
         "hint: what the change does cannot be taken back for certain: write it with plain INSERT, UPDATE and DELETE",
     ]
 
 
 @pytest.mark.parametrize("what", WAITING)
-def test_what_a_function_hides_fails_the_proof_on_a_table_that_the_change_does_not_name(stage: Stage, what: str) -> None:
+def test_what_a_function_hides_fails_the_proof_on_a_table_that_the_change_does_not_name(
+    stage: Stage, what: str
+) -> None:
     """Nothing waits then, and the tripwire fires."""
     stage.make("CREATE FUNCTION quietly() RETURNS void LANGUAGE sql AS $$ UPDATE t SET v = 'x' WHERE id = 1 $$")
     change = hidden(stage, DDL[what]).replace("UPDATE t SET v = 'x' WHERE id = 1", "SELECT quietly()")
@@ -131,11 +140,15 @@ def test_what_a_function_hides_fails_the_proof_on_a_table_that_the_change_does_n
 def test_the_error_of_a_lock_that_nobody_else_holds_says_what_it_may_be(stage: Stage) -> None:
     """The whole text."""
     assert text_of(stage.refuses(hidden(stage, "ALTER TABLE t ADD w int"))) == [
-        "unable to run the statement: a lock was not got in time: canceling statement due to lock timeout "
-        f"({stage.folder}/change-1.sql:5)",
+        (
+            "unable to run the statement: a lock was not got in time: canceling statement due to lock timeout "
+            f"({stage.folder}/change-1.sql:5)"
+        ),
         "state: rolled back",
-        "hint: run it again; if it happens again, a function of the change wants a lock that excludes readers: "
-        "backout itself reads the tables, and DDL or TRUNCATE cannot be captured",
+        (
+            "hint: run it again; if it happens again, a function of the change wants a lock that excludes readers: "
+            "backout itself reads the tables, and DDL or TRUNCATE cannot be captured"
+        ),
     ]
 
 
@@ -166,7 +179,9 @@ def test_a_write_to_a_foreign_table_fails_the_proof(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("table", ["backout.run", "rescue.run_1_1_before"])
-def test_a_write_to_the_journal_or_the_rescue_fails_the_proof(postgres: PostgresDatabase, tmp_path: Path, table: str) -> None:
+def test_a_write_to_the_journal_or_the_rescue_fails_the_proof(
+    postgres: PostgresDatabase, tmp_path: Path, table: str
+) -> None:
     """Where no role is set, the change runs as the role that owns them."""
     stage = stage_for(postgres, tmp_path, role="")
     stage.make(SCHEMA)
@@ -186,7 +201,11 @@ def test_a_write_to_the_journal_or_the_rescue_fails_the_proof(postgres: Postgres
 def test_with_a_role_the_change_has_no_right_to_the_journal(stage: Stage) -> None:
     """The role that changes run under may neither read nor write what is backout's."""
     stage.run("UPDATE t SET v = 'y' WHERE id = 2")
-    for statement in ("UPDATE backout.run SET state = 1", "DELETE FROM rescue.run_1_1_before", "TABLE rescue.run_1_1_before"):
+    for statement in (
+        "UPDATE backout.run SET state = 1",
+        "DELETE FROM rescue.run_1_1_before",
+        "TABLE rescue.run_1_1_before",
+    ):
         change = f"DO $$ BEGIN EXECUTE '{statement}'; END $$"
         error = failure(lambda text=change: stage.run(text))  # type: ignore[misc]
         assert isinstance(error, DatabaseFailed)
@@ -237,17 +256,32 @@ def test_a_session_in_which_nothing_can_be_proven_is_refused_at_once(stage: Stag
 
 INNOCENT = {
     "temporary tables": "CREATE TEMP TABLE chosen (id int PRIMARY KEY, n serial, w text DEFAULT 'x' CHECK (w <> '')); "
-    "CREATE INDEX ON chosen (w); INSERT INTO chosen (id) SELECT id FROM t; UPDATE t SET v = 'y' FROM chosen WHERE chosen.id = t.id;",
-    "a temporary table dropped": "CREATE TEMP TABLE chosen AS SELECT id FROM t; UPDATE t SET v = 'y' FROM chosen; DROP TABLE chosen;",
-    "a temporary table that shadows": "CREATE TEMP TABLE t AS SELECT * FROM public.t; UPDATE t SET v = 'z'; UPDATE public.t SET v = 'y'; DROP TABLE t;",
-    "nextval": "UPDATE t SET v = nextval('numbers')::text || nextval('downward') || nextval('round') || nextval('round') || nextval('round');",
+    "CREATE INDEX ON chosen (w); INSERT INTO chosen (id) SELECT id FROM t; "
+    "UPDATE t SET v = 'y' FROM chosen WHERE chosen.id = t.id;",
+    "a temporary table dropped": "CREATE TEMP TABLE chosen AS SELECT id FROM t; UPDATE t SET v = 'y' FROM chosen; "
+    "DROP TABLE chosen;",
+    "a temporary table that shadows": (
+        "CREATE TEMP TABLE t AS SELECT * FROM public.t; UPDATE t SET v = 'z'; UPDATE public.t SET v = 'y'; "
+        "DROP TABLE t;"
+    ),
+    "nextval": (
+        "UPDATE t SET v = nextval('numbers')::text || nextval('downward') || nextval('round') || nextval('round') || "
+        "nextval('round');"
+    ),
     "savepoints in a block": "DO $$ BEGIN FOR i IN 1..20 LOOP BEGIN UPDATE t SET v = i::text; "
     "IF i % 2 = 0 THEN RAISE 'no'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $$;",
-    "advisory locks": "SELECT pg_advisory_xact_lock(7), pg_advisory_lock(8); UPDATE t SET v = 'y'; SELECT pg_advisory_unlock(8);",
-    "row locks": "SELECT id FROM t FOR UPDATE; SELECT id FROM empty FOR SHARE; LOCK TABLE t IN ROW EXCLUSIVE MODE; UPDATE t SET v = 'y' WHERE id = 1;",
+    "advisory locks": "SELECT pg_advisory_xact_lock(7), pg_advisory_lock(8); UPDATE t SET v = 'y'; "
+    "SELECT pg_advisory_unlock(8);",
+    "row locks": (
+        "SELECT id FROM t FOR UPDATE; SELECT id FROM empty FOR SHARE; LOCK TABLE t IN ROW EXCLUSIVE MODE; "
+        "UPDATE t SET v = 'y' WHERE id = 1;"
+    ),
     "a temporary table in a function": "DO $$ BEGIN CREATE TEMP TABLE inner_one ON COMMIT DROP AS SELECT 1 AS a; "
     "UPDATE t SET v = a::text FROM inner_one; DROP TABLE inner_one; END $$;",
-    "settings": "SET LOCAL work_mem = '8MB'; SET search_path = public; SET DateStyle = 'German'; SET TimeZone = 'Asia/Tokyo'; UPDATE t SET v = now()::text;",
+    "settings": (
+        "SET LOCAL work_mem = '8MB'; SET search_path = public; SET DateStyle = 'German'; "
+        "SET TimeZone = 'Asia/Tokyo'; UPDATE t SET v = now()::text;"
+    ),
 }
 
 
@@ -270,7 +304,8 @@ def test_what_others_do_to_the_schema_meanwhile_is_not_ours(stage: Stage) -> Non
         "    db.execute('CREATE TEMP TABLE mine (id int)')\n"
         "    db.execute(\"UPDATE t SET v = 'x'\")\n"
         f"    with psycopg.connect({stage.database.application_url!r}, autocommit=True) as other:\n"
-        "        other.execute('CREATE TABLE IF NOT EXISTS others (id int); ALTER TABLE empty ADD COLUMN IF NOT EXISTS n int')\n"
+        "        other.execute('CREATE TABLE IF NOT EXISTS others (id int); "
+        "ALTER TABLE empty ADD COLUMN IF NOT EXISTS n int')\n"
         "        other.execute(\"CREATE OR REPLACE FUNCTION theirs() RETURNS int LANGUAGE sql AS 'SELECT 1'\")\n"
         "        other.execute(\"DROP TABLE IF EXISTS others; SELECT nextval('numbers')\")\n"
     )

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from backout.engines.values import Conflict, RunState
-from backout.errors import Conflicts, Refused, UsageError
-from integration.postgres.stage import Rights, Stage, failure, stage_for, text_of
+from backout.engines.values import Conflict
+from backout.errors import Refused
+from integration.postgres.stage import Rights, Stage, conflicts, failure, stage_for, text_of
 from servers import PostgresDatabase
 
 SCHEMA = """
-CREATE TABLE person (id int PRIMARY KEY, name text, mail text UNIQUE, age int CHECK (age < 150), lock_version int DEFAULT 0);
+CREATE TABLE person (
+ id int PRIMARY KEY, name text, mail text UNIQUE, age int CHECK (age < 150), lock_version int DEFAULT 0);
 INSERT INTO person VALUES (1, 'ann', 'a@x', 30), (2, 'bob', 'b@x', 40), (3, 'cid', 'c@x', 50), (4, 'dot', 'd@x', 60);
 """
 
@@ -28,16 +29,6 @@ def stage(request: pytest.FixtureRequest, postgres: PostgresDatabase, tmp_path: 
 def people(stage: Stage) -> list[tuple[object, ...]]:
     """What the table holds."""
     return stage.rows("SELECT id, name, mail, age FROM person ORDER BY id")
-
-
-def conflicts(stage: Stage, run: object, **options: object) -> list[Conflict]:
-    """The conflicts that the undo meets; it writes nothing."""
-    before = stage.dump()
-    error = failure(lambda: stage.undo(run, **options))  # type: ignore[arg-type]
-    assert isinstance(error, Conflicts)
-    assert (error.exit_status, error.state) == (5, "untouched")
-    assert before == stage.dump()
-    return list(error.conflicts)  # type: ignore[arg-type]
 
 
 def described(found: list[Conflict]) -> list[tuple[int, str, str, dict[str, str | None], tuple[str, ...]]]:
@@ -158,8 +149,12 @@ def test_a_row_that_the_run_made_and_others_deleted_is_no_conflict(stage: Stage)
 @pytest.mark.parametrize("action", ["NO ACTION", "RESTRICT", "CASCADE", "SET NULL", "SET DEFAULT"])
 def test_others_rows_that_refer_to_a_row_of_the_run_are_never_touched(stage: Stage, action: str) -> None:
     """The row that the run made stays, whatever the foreign key would do to those that refer to it."""
-    stage.make(f"CREATE TABLE pet (id int PRIMARY KEY, owner int DEFAULT 1 REFERENCES person ON DELETE {action}, name text)")
-    report = stage.run("INSERT INTO person VALUES (8, 'new', 'n@x', 1), (9, 'own', 'm@x', 2); INSERT INTO pet VALUES (5, 9, 'ours')")
+    stage.make(
+        f"CREATE TABLE pet (id int PRIMARY KEY, owner int DEFAULT 1 REFERENCES person ON DELETE {action}, name text)"
+    )
+    report = stage.run(
+        "INSERT INTO person VALUES (8, 'new', 'n@x', 1), (9, 'own', 'm@x', 2); INSERT INTO pet VALUES (5, 9, 'ours')"
+    )
     stage.elsewhere("INSERT INTO pet VALUES (1, 8, 'rex')")
     (found,) = described(conflicts(stage, report))
     assert found[1:4:2] == ("public.person", {"id": "8"})
@@ -178,7 +173,9 @@ def test_a_row_of_the_run_that_others_made_refer_to_another_row_of_it_is_not_los
         f"CREATE TABLE pet (id int {key}, owner int REFERENCES person ON DELETE {action}, name text, kind text);"
         "INSERT INTO pet VALUES (1, 1, 'rex', 'dog'), (2, 2, 'tom', 'cat')"
     )
-    report = stage.run("INSERT INTO person VALUES (8, 'new', 'n@x', 1); UPDATE pet SET name = upper(name); UPDATE pet SET kind = kind")
+    report = stage.run(
+        "INSERT INTO person VALUES (8, 'new', 'n@x', 1); UPDATE pet SET name = upper(name); UPDATE pet SET kind = kind"
+    )
     stage.elsewhere("UPDATE pet SET owner = 8 WHERE id = 1")
     conflicts(stage, report)
     stage.undo(report, partial=True)
@@ -224,14 +221,19 @@ def test_a_unique_value_that_others_took_is_a_conflict(stage: Stage, timing: str
 @pytest.mark.parametrize("key", ["id int PRIMARY KEY", "id int"])
 def test_a_constraint_that_was_added_since_and_refuses_a_row_is_a_conflict(stage: Stage, key: str) -> None:
     """Check and NOT NULL constraints, in tables with and without a key."""
-    stage.make(f"CREATE TABLE desk ({key}, place text, seat int); INSERT INTO desk VALUES (1, 'a', 1), (2, NULL, 2), (3, 'c', -3)")
+    stage.make(
+        f"CREATE TABLE desk ({key}, place text, seat int); INSERT INTO desk VALUES (1, 'a', 1), (2, NULL, 2), "
+        "(3, 'c', -3)"
+    )
     report = stage.run("UPDATE desk SET place = 'x', seat = 5")
     stage.elsewhere("ALTER TABLE desk ADD CHECK (seat > 0), ALTER place SET NOT NULL")
     found = conflicts(stage, report)
     assert {one.kind.value for one in found} == {"a constraint refuses it"}
     stage.undo(report, partial=True)
     rows = stage.rows("SELECT id, place, seat FROM desk ORDER BY id")
-    assert rows == ([(1, "a", 1), (2, "x", 5), (3, "x", 5)] if key.endswith("KEY") else [(1, "x", 5), (2, "x", 5), (3, "x", 5)])
+    assert rows == (
+        [(1, "a", 1), (2, "x", 5), (3, "x", 5)] if key.endswith("KEY") else [(1, "x", 5), (2, "x", 5), (3, "x", 5)]
+    )
 
 
 def test_a_table_without_a_key_is_put_back_whole_or_not_at_all(stage: Stage) -> None:
@@ -248,7 +250,9 @@ def test_a_table_without_a_key_is_put_back_whole_or_not_at_all(stage: Stage) -> 
     assert stage.rows("SELECT * FROM tally ORDER BY 1") == [(1, "x"), (1, "x"), (2, "y"), (7, "new")]
 
 
-@pytest.mark.parametrize("where", ['[undo]\nbookkeeping = ["lock_version"]', '[tables.person]\nbookkeeping = ["lock_version"]'])
+@pytest.mark.parametrize(
+    "where", ['[undo]\nbookkeeping = ["lock_version"]', '[tables.person]\nbookkeeping = ["lock_version"]']
+)
 def test_a_bookkeeping_column_is_no_conflict_and_keeps_the_value_of_now(
     postgres: PostgresDatabase, tmp_path: Path, where: str
 ) -> None:
@@ -260,7 +264,10 @@ def test_a_bookkeeping_column_is_no_conflict_and_keeps_the_value_of_now(
         report = stage.run("UPDATE person SET name = upper(name), lock_version = lock_version + 1 WHERE id < 3")
         stage.elsewhere("UPDATE person SET lock_version = 90 WHERE id = 1")
         assert stage.undo(report).conflicts == ()
-        assert stage.rows("SELECT id, name, lock_version FROM person WHERE id < 3 ORDER BY id") == [(1, "ann", 90), (2, "bob", 0)]
+        assert stage.rows("SELECT id, name, lock_version FROM person WHERE id < 3 ORDER BY id") == [
+            (1, "ann", 90),
+            (2, "bob", 0),
+        ]
 
 
 def test_an_append_only_table_is_left_alone(postgres: PostgresDatabase, tmp_path: Path) -> None:
@@ -273,134 +280,3 @@ def test_an_append_only_table_is_left_alone(postgres: PostgresDatabase, tmp_path
     assert '"public.log" is append-only: its rows stay as they are' in undone.notes
     assert stage.rows("SELECT * FROM log ORDER BY 1") == [("changed",), ("theirs",)]
     assert people(stage)[0] == (1, "ann", "a@x", 30)
-
-
-def test_conflicts_are_numbered_by_table_and_key(stage: Stage) -> None:
-    """From 1, over all tables."""
-    stage.make("CREATE TABLE another (id int PRIMARY KEY, v text); INSERT INTO another VALUES (1, 'a'), (2, 'b')")
-    report = stage.run("UPDATE person SET age = 1; UPDATE another SET v = 'z'")
-    stage.elsewhere("UPDATE person SET age = 2 WHERE id IN (2, 4); UPDATE another SET v = 'y' WHERE id = 2")
-    assert [(c.number, str(c.table), c.key["id"]) for c in conflicts(stage, report)] == [
-        (1, "public.another", "2"), (2, "public.person", "2"), (3, "public.person", "4"),
-    ]  # fmt: skip
-
-
-def test_overwrite_restores_exactly_the_named_rows(stage: Stage) -> None:
-    """Without `partial` all conflicts must be named; with it the others are left."""
-    report = stage.run("UPDATE person SET name = upper(name)")
-    stage.elsewhere("UPDATE person SET name = 'x' WHERE id IN (1, 3)")
-    conflicts(stage, report)
-    conflicts(stage, report, overwrite=[2])
-    undone = stage.undo(report, overwrite=[2], partial=True)
-    assert [one.number for one in undone.conflicts] == [1]
-    assert [row[1] for row in people(stage)] == ["x", "bob", "cid", "dot"]
-
-
-def test_overwrite_is_refused_when_the_list_is_no_longer_true(stage: Stage) -> None:
-    """Somebody changed a row after the conflicts were listed: the numbers may mean other rows now."""
-    report = stage.run("UPDATE person SET name = upper(name)")
-    stage.elsewhere("UPDATE person SET name = 'x' WHERE id = 3")
-    conflicts(stage, report)
-    stage.elsewhere("UPDATE person SET name = 'y' WHERE id = 1")
-    assert len(conflicts(stage, report, overwrite=[1])) == 2
-    stage.undo(report, overwrite=[1, 2])
-    assert [row[1] for row in people(stage)] == ["ann", "bob", "cid", "dot"]
-
-
-def test_overwrite_without_a_list_is_refused(stage: Stage) -> None:
-    """Nobody has seen the conflicts that the numbers mean; a number that there is not is a mistake."""
-    report = stage.run("UPDATE person SET name = upper(name)")
-    stage.elsewhere("UPDATE person SET name = 'x' WHERE id = 3")
-    conflicts(stage, report, overwrite=[1])
-    error = failure(lambda: stage.undo(report, overwrite=[7]))
-    assert isinstance(error, UsageError)
-    assert text_of(error) == ["there is no conflict number 7", "state: untouched", "hint: list them: backout undo RUN"]
-
-
-def test_a_run_is_undone_once(stage: Stage) -> None:
-    """The whole text of the second one's error."""
-    report = stage.run("UPDATE person SET name = upper(name)")
-    stage.undo(report)
-    assert text_of(failure(lambda: stage.undo(report))) == [
-        'run "test-1" is undone already', "state: untouched", "hint: `backout log` shows by which run",
-    ]  # fmt: skip
-
-
-def test_what_was_left_by_a_partial_undo_can_be_undone_later(stage: Stage) -> None:
-    """Only that: what was restored and changed again since stays."""
-    report = stage.run("UPDATE person SET name = upper(name); DELETE FROM person WHERE id = 4; INSERT INTO person VALUES (9, 'i', 'i@x', 9)")
-    stage.elsewhere("UPDATE person SET name = 'x' WHERE id = 1; UPDATE person SET name = 'z' WHERE id = 9; INSERT INTO person VALUES (4, 'o', 'o@x', 4)")
-    stage.undo(report, partial=True)
-    assert people(stage) == [(1, "x", "a@x", 30), (2, "bob", "b@x", 40), (3, "cid", "c@x", 50), (4, "o", "o@x", 4), (9, "z", "i@x", 9)]
-    stage.elsewhere("UPDATE person SET name = 'BOB' WHERE id = 2; UPDATE person SET name = 'ANN' WHERE id = 1; DELETE FROM person WHERE id IN (4, 9)")
-    assert stage.undo(report).conflicts == ()
-    assert people(stage) == [(1, "ann", "a@x", 30), (2, "BOB", "b@x", 40), (3, "cid", "c@x", 50), (4, "dot", "d@x", 60)]
-
-
-def test_an_undo_can_be_undone_and_that_again(stage: Stage) -> None:
-    """Each is a run of its own; the first can be undone again when its undo was."""
-    before = stage.dump()
-    report = stage.run("UPDATE person SET name = upper(name); DELETE FROM person WHERE id = 4; INSERT INTO person VALUES (9, 'i', 'i@x', 9)")
-    after = stage.dump()
-    undone = stage.undo(report)
-    again = stage.undo(undone)
-    assert after == stage.dump()
-    back = stage.undo(again)
-    assert before == stage.dump()
-    stage.undo(back)
-    assert after == stage.dump()
-    stage.undo(report)
-    assert before == stage.dump()
-
-
-def test_a_partial_undo_can_be_undone(stage: Stage) -> None:
-    """Back to what was before it, others' work included."""
-    report = stage.run("UPDATE person SET name = upper(name)")
-    stage.elsewhere("UPDATE person SET name = 'x' WHERE id = 1")
-    before = stage.dump()
-    stage.undo(stage.undo(report, partial=True))
-    assert before == stage.dump()
-    stage.undo(report, partial=True)
-    assert [row[1] for row in people(stage)] == ["x", "bob", "cid", "dot"]
-
-
-def test_a_ghost_undo_changes_nothing(stage: Stage) -> None:
-    """It says what it would do, and the run can be undone for real after it."""
-    report = stage.run("UPDATE person SET name = upper(name)")
-    before = stage.dump()
-    ghost = stage.undo(report, ghost=True)
-    assert (ghost.outcome, ghost.state, ghost.tables[0].updated) == (RunState.ROLLED_BACK, "untouched", 4)
-    assert before == stage.dump()
-    stage.undo(report)
-    assert [row[1] for row in people(stage)] == ["ann", "bob", "cid", "dot"]
-
-
-def test_a_ghost_undo_lists_conflicts(stage: Stage) -> None:
-    """As the real one would."""
-    report = stage.run("UPDATE person SET name = upper(name)")
-    stage.elsewhere("UPDATE person SET name = 'x' WHERE id = 1")
-    assert len(conflicts(stage, report, ghost=True)) == 1
-
-
-@pytest.mark.parametrize("what", ["ghost", "refused"])
-def test_what_was_not_committed_cannot_be_undone(stage: Stage, what: str) -> None:
-    """A ghost run, and a run that was rolled back."""
-    if what == "ghost":
-        stage.ghost("UPDATE person SET age = 1")
-    else:
-        stage.refuses("UPDATE person SET age = 1000")
-    error = failure(lambda: stage.undo("test-1"))
-    assert isinstance(error, Refused)
-    assert error.message == 'run "test-1" is rolled back: there is nothing to undo'
-
-
-def test_more_conflicts_than_are_listed_are_not_overwritten_unseen(postgres18: PostgresDatabase, tmp_path: Path) -> None:
-    """Only 1000 rows of a table are listed: naming them all is not naming all."""
-    stage = stage_for(postgres18, tmp_path)
-    stage.make("CREATE TABLE many (id int PRIMARY KEY, v int); INSERT INTO many SELECT i, i FROM generate_series(1, 1005) i")
-    report = stage.run("UPDATE many SET v = v + 1")
-    stage.elsewhere("UPDATE many SET v = v + 1")
-    assert len(conflicts(stage, report)) == 1000
-    assert len(conflicts(stage, report, overwrite=range(1, 1001))) == 1000
-    stage.undo(report, overwrite=range(1, 1001), partial=True)
-    assert stage.rows("SELECT count(*) FROM many WHERE v = id + 2") == [(5,)]

@@ -20,9 +20,11 @@ def stage(request: pytest.FixtureRequest, postgres: PostgresDatabase, tmp_path: 
 def test_a_key_whose_type_has_operators_of_its_own_is_found_again(stage: Stage) -> None:
     """As citext, ltree and isn have: their operators are not in pg_catalog, and there is no cast that would help."""
     stage.database.execute(
-        "CREATE TYPE code; CREATE FUNCTION code_in(cstring) RETURNS code IMMUTABLE STRICT LANGUAGE internal AS 'textin';"
+        "CREATE TYPE code; CREATE FUNCTION code_in(cstring) RETURNS code IMMUTABLE STRICT LANGUAGE internal AS "
+        "'textin';"
         "CREATE FUNCTION code_out(code) RETURNS cstring IMMUTABLE STRICT LANGUAGE internal AS 'textout';"
-        "CREATE TYPE code (input = code_in, output = code_out, internallength = variable, storage = extended, collatable = true);"
+        "CREATE TYPE code (input = code_in, output = code_out, internallength = variable, storage = extended, "
+        "collatable = true);"
         "CREATE FUNCTION code_eq(code, code) RETURNS bool IMMUTABLE STRICT LANGUAGE internal AS 'texteq';"
         "CREATE FUNCTION code_lt(code, code) RETURNS bool IMMUTABLE STRICT LANGUAGE internal AS 'text_lt';"
         "CREATE FUNCTION code_le(code, code) RETURNS bool IMMUTABLE STRICT LANGUAGE internal AS 'text_le';"
@@ -40,9 +42,12 @@ def test_a_key_whose_type_has_operators_of_its_own_is_found_again(stage: Stage) 
     stage.make(
         "CREATE TABLE thing (code code PRIMARY KEY, v text);"
         "CREATE TABLE part (id int PRIMARY KEY, code code REFERENCES thing ON UPDATE CASCADE, v text);"
-        "INSERT INTO thing VALUES ('a', '1'), ('b', '2'), ('c', '3'); INSERT INTO part VALUES (1, 'a', 'x'), (2, 'b', 'y')"
+        "INSERT INTO thing VALUES ('a', '1'), ('b', '2'), ('c', '3'); "
+        "INSERT INTO part VALUES (1, 'a', 'x'), (2, 'b', 'y')"
     )
-    stage.proves("UPDATE thing SET v = 'z'; DELETE FROM thing WHERE code = 'c'; UPDATE thing SET code = 'n' WHERE code = 'a'")
+    stage.proves(
+        "UPDATE thing SET v = 'z'; DELETE FROM thing WHERE code = 'c'; UPDATE thing SET code = 'n' WHERE code = 'a'"
+    )
     report = stage.run("UPDATE thing SET v = 'z'; DELETE FROM part")
     stage.elsewhere("UPDATE thing SET v = 'mine' WHERE code = 'b'")
     assert isinstance(failure(lambda: stage.undo(report)), Conflicts)
@@ -52,7 +57,9 @@ def test_a_key_whose_type_has_operators_of_its_own_is_found_again(stage: Stage) 
 
 def test_keys_that_are_equal_and_not_the_same_are_put_back_as_they_were(stage: Stage) -> None:
     """1.0 is 1.00 to the index; also when other rows are in conflict."""
-    stage.make("CREATE TABLE n (id numeric PRIMARY KEY, v text); INSERT INTO n VALUES (1.0, 'a'), (2.0, 'b'), (3.0, 'c')")
+    stage.make(
+        "CREATE TABLE n (id numeric PRIMARY KEY, v text); INSERT INTO n VALUES (1.0, 'a'), (2.0, 'b'), (3.0, 'c')"
+    )
     report = stage.run("UPDATE n SET id = id::numeric(9, 4), v = upper(v)")
     stage.elsewhere("UPDATE n SET v = 'mine' WHERE id = 2")
     assert isinstance(failure(lambda: stage.undo(report)), Conflicts)
@@ -63,9 +70,13 @@ def test_keys_that_are_equal_and_not_the_same_are_put_back_as_they_were(stage: S
     assert stage.rows("SELECT id::text, v FROM n ORDER BY id") == [("1.0", "a"), ("2.0", "b"), ("3.0", "c")]
 
 
-@pytest.mark.parametrize("name", ["t", "p", "q", "i", "x", "r", "c", "m", "g", "h", "n", "whole", "copies", "copy", "place"])
+@pytest.mark.parametrize(
+    "name", ["t", "p", "q", "i", "x", "r", "c", "m", "g", "h", "n", "whole", "copies", "copy", "place"]
+)
 @pytest.mark.parametrize("key", ["PRIMARY KEY", ""])
-def test_columns_may_have_the_names_that_the_undo_uses_itself(postgres18: PostgresDatabase, tmp_path: Path, name: str, key: str) -> None:
+def test_columns_may_have_the_names_that_the_undo_uses_itself(
+    postgres18: PostgresDatabase, tmp_path: Path, name: str, key: str
+) -> None:
     """An alias never means a column."""
     stage = stage_for(postgres18, tmp_path)
     stage.make(
@@ -73,16 +84,9 @@ def test_columns_may_have_the_names_that_the_undo_uses_itself(postgres18: Postgr
         f"INSERT INTO \"{name}\" VALUES (1, 'a', 1, 'i', 'v'), (2, 'b', 2, 'j', 'w'), (3, 'b', 2, 'j', 'w')"
     )
     stage.proves(
-        f"UPDATE \"{name}\" SET v = 'z', identity = 'k' WHERE \"{name}\" = 1; DELETE FROM \"{name}\" WHERE \"{name}\" = 2;"
+        f'UPDATE "{name}" SET v = \'z\', identity = \'k\' WHERE "{name}" = 1; DELETE FROM "{name}" WHERE "{name}" = 2;'
         f"INSERT INTO \"{name}\" VALUES (9, 'n', 9, 'n', 'n')"
     )
-
-
-def test_a_table_without_columns_is_put_back(stage: Stage) -> None:
-    """Its rows can be counted."""
-    stage.make("CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES; CREATE TABLE t (id int)")
-    stage.proves("INSERT INTO nothing DEFAULT VALUES; INSERT INTO t VALUES (1)")
-    stage.proves("DELETE FROM nothing; INSERT INTO t VALUES (1)")
 
 
 def test_temporary_tables_of_the_change_may_have_our_names(stage: Stage) -> None:
@@ -97,7 +101,8 @@ def test_temporary_tables_of_the_change_may_have_our_names(stage: Stage) -> None
 def test_a_table_without_a_key_goes_with_the_parent_that_the_run_made(stage: Stage) -> None:
     """Its rows are the run's own, so that ON DELETE CASCADE takes nobody else's."""
     stage.make(
-        "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (parent int REFERENCES parent ON DELETE CASCADE, v text)"
+        "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (parent int REFERENCES parent ON DELETE "
+        "CASCADE, v text)"
     )
     stage.proves("INSERT INTO parent VALUES (1), (2); INSERT INTO child VALUES (1, 'a'), (1, 'a'), (2, 'b')")
     report = stage.run("INSERT INTO parent VALUES (1), (2); INSERT INTO child VALUES (1, 'a'), (1, 'a'), (2, 'b')")
@@ -113,8 +118,10 @@ def test_a_table_without_a_key_goes_with_the_parent_that_the_run_made(stage: Sta
 def test_a_parent_that_only_a_nullable_unique_column_names_never_loses_others_rows(stage: Stage, action: str) -> None:
     """It has no key for us, so that its rows would be deleted and inserted, and the foreign key would act."""
     stage.make(
-        f"CREATE TABLE parent (code text UNIQUE, v int); CREATE TABLE child (id int PRIMARY KEY, code text REFERENCES parent (code) "
-        f"ON DELETE {action}); INSERT INTO parent VALUES ('a', 1), ('b', 2); INSERT INTO child VALUES (1, 'a'), (2, 'b')"
+        "CREATE TABLE parent (code text UNIQUE, v int); CREATE TABLE child (id int PRIMARY KEY, code text "
+        "REFERENCES parent (code) "
+        f"ON DELETE {action}); INSERT INTO parent VALUES ('a', 1), ('b', 2); "
+        "INSERT INTO child VALUES (1, 'a'), (2, 'b')"
     )
     report = stage.run("UPDATE parent SET v = v + 10")
     children = stage.rows("SELECT * FROM child ORDER BY id")
@@ -130,18 +137,20 @@ def test_a_parent_that_only_a_nullable_unique_column_names_never_loses_others_ro
 def test_a_circle_of_unique_values_is_undone_beside_a_conflict(stage: Stage) -> None:
     """Rows that others changed are left, and the circle of the rest is closed all the same."""
     stage.make(
-        "CREATE TABLE t (id int PRIMARY KEY, place int UNIQUE, v text, added text); INSERT INTO t SELECT i, i, 'v' FROM generate_series(1, 6) i"
+        "CREATE TABLE t (id int PRIMARY KEY, place int UNIQUE, v text, added text); "
+        "INSERT INTO t SELECT i, i, 'v' FROM generate_series(1, 7) i"
     )
     report = stage.run(
-        "UPDATE t SET place = -place; UPDATE t SET place = CASE WHEN place % 2 = 0 THEN -place - 1 ELSE 1 - place END, v = 'w'"
+        "UPDATE t SET place = -place; UPDATE t SET place = CASE WHEN place = -7 THEN 7 WHEN place % 2 = 0 THEN "
+        "-place - 1 ELSE 1 - place END, v = 'w'"
     )
-    stage.elsewhere("UPDATE t SET v = 'mine' WHERE id = 6; UPDATE t SET added = 'kept' WHERE id = 1")
+    stage.elsewhere("UPDATE t SET v = 'mine' WHERE id = 7; UPDATE t SET added = 'kept' WHERE id = 1")
     error = failure(lambda: stage.undo(report))
     assert isinstance(error, Conflicts)
     stage.undo(report, partial=True)
-    rows = stage.rows("SELECT id, place, v, added FROM t WHERE id < 5 ORDER BY id")
-    assert rows == [(1, 1, "v", "kept"), (2, 2, "v", None), (3, 3, "v", None), (4, 4, "v", None)]
-    assert stage.rows("SELECT place, v FROM t WHERE id = 6") == [(5, "mine")]
+    rows = stage.rows("SELECT id, place, v, added FROM t ORDER BY id")
+    assert rows[:2] == [(1, 1, "v", "kept"), (2, 2, "v", None)]
+    assert rows[2:] == [*((number, number, "v", None) for number in range(3, 7)), (7, 7, "mine", None)]
 
 
 def test_a_renumbered_row_that_children_refer_to_is_never_deleted_under_them(stage: Stage) -> None:
@@ -158,8 +167,9 @@ def test_a_renumbered_row_that_children_refer_to_is_never_deleted_under_them(sta
         stage.undo(report)
         assert before == stage.dump()
     except Conflicts as error:
-        assert "OWNER" in str(stage.rows("SELECT 'OWNER'"))
         assert len(error.conflicts) == 2
+        may = f"SELECT has_parameter_privilege('{stage.database.login_role}', 'session_replication_role', 'SET')"
+        assert stage.rows(may) == [(False,)], "in the replica role no foreign key acts"
     assert seats == stage.rows("SELECT * FROM seat")
 
 
@@ -191,11 +201,13 @@ def test_a_large_row_kept_out_of_line_is_put_back(stage: Stage) -> None:
     """TOAST: values that did not change, did, and were deleted."""
     stage.make(
         "CREATE TABLE doc (id int PRIMARY KEY, body text, small int); INSERT INTO doc "
-        "SELECT i, (SELECT string_agg(md5((i * 1000 + j)::text), '') FROM generate_series(1, 400) j), i FROM generate_series(1, 4) i;"
+        "SELECT i, (SELECT string_agg(md5((i * 1000 + j)::text), '') FROM generate_series(1, 400) j), i FROM "
+        "generate_series(1, 4) i;"
         "CREATE TABLE heap (body text, small int); INSERT INTO heap SELECT body, small FROM doc"
     )
     stage.proves(
-        "UPDATE doc SET small = 0 WHERE id = 1; UPDATE doc SET body = reverse(body) WHERE id = 2; DELETE FROM doc WHERE id = 3;"
+        "UPDATE doc SET small = 0 WHERE id = 1; UPDATE doc SET body = reverse(body) WHERE id = 2; "
+        "DELETE FROM doc WHERE id = 3;"
         "UPDATE heap SET small = 0 WHERE small = 1; DELETE FROM heap WHERE small = 2"
     )
 
@@ -220,7 +232,9 @@ def test_an_undo_meets_the_changes_of_others_while_it_waits(postgres: PostgresDa
     thread.start()
 
     def waiting() -> bool:
-        rows = postgres.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'backout: run' AND datname = current_database()")
+        rows = postgres.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'backout: run' AND datname = current_database()"
+        )
         return any(waits_for_lock(postgres, pid) for (pid,) in rows)
 
     wait_until(waiting)

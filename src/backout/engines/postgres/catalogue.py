@@ -29,6 +29,7 @@ class ForeignKey:
     columns: tuple[str, ...]
     referenced_columns: tuple[str, ...]
     acts: bool  # CASCADE, SET NULL or SET DEFAULT on delete or update
+    operators: tuple[str, ...]  # by which the server compares parent with child; not always found by search_path
     child_oids: tuple[str, ...]  # every table that rows of `child` can be in
     child_name: str
 
@@ -60,9 +61,9 @@ def foreign_keys(session: Session, oids: Sequence[str]) -> list[ForeignKey]:
     return [
         ForeignKey(
             name, child, _rows_of(cs, cn, partitioned=cp), parent, _rows_of(ps, pn, partitioned=pp), tuple(columns),
-            tuple(referenced), acts, tuple(family), str(TableName(cs, cn)),
+            tuple(referenced), acts, tuple(operators), tuple(family), str(TableName(cs, cn)),
         )  # fmt: skip
-        for _, name, child, cs, cn, cp, parent, ps, pn, pp, columns, referenced, acts, family in session.run(
+        for _, name, child, cs, cn, cp, parent, ps, pn, pp, columns, referenced, acts, operators, family in session.run(
             query("foreign_keys"), [list(oids)]
         ).rows
     ]

@@ -118,6 +118,10 @@ SELECT f.oid::text, f.conname, f.conrelid::text, cn.nspname, cc.relname, cc.relk
        (SELECT array_agg(a.attname::text ORDER BY k.o) FROM unnest(f.confkey) WITH ORDINALITY k(n, o)
           JOIN pg_catalog.pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.n),
        f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd'),
+       ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', o_n.nspname, o.oprname)
+               FROM unnest(f.conpfeqop) WITH ORDINALITY k(operator, place)
+               JOIN pg_catalog.pg_operator o ON o.oid = k.operator
+               JOIN pg_catalog.pg_namespace o_n ON o_n.oid = o.oprnamespace ORDER BY k.place),
        ARRAY(SELECT top.conrelid::text UNION SELECT tree.relid::oid::text
                FROM pg_catalog.pg_partition_tree(top.conrelid) tree)
   FROM upward u

@@ -568,7 +568,7 @@ def _broken_keys(work: _Work) -> int:
                 "SELECT pg_catalog.has_any_column_privilege(session_user, $1::oid, 'UPDATE')", [fk.parent_oid]
             )
             lock = "FOR KEY SHARE" if may_lock else ""
-            texts.append(child.orphans(fk.columns, fk.parent, fk.referenced_columns, lock))
+            texts.append(child.orphans(fk, lock))
         if parent is not None:
             texts.append(parent.referenced_by_others(fk, None))
         for text in texts:

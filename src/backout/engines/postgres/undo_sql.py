@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from backout.engines.postgres.catalogue import ForeignKey
-from backout.engines.postgres.images import image, restored
+from backout.engines.postgres.images import image, restored, spare_name
 from backout.engines.postgres.names import comma, literal, qualified, quoted
 from backout.engines.values import Column, ConflictKind, TableName, UndoTable
 
@@ -51,6 +51,13 @@ class Pair:
         """The value of now; as text where the image is kept as text."""
         text = f"{alias}.{quoted(self.now.name)}"
         return f"{text}::text" if self.captured.stored_as_text and not self.retyped else text
+
+
+    def same(self, now: str, then: str) -> str:
+        """Has a row of now the value of an image? A type of the user's may have its `=` where we do not look for it."""
+        if self.captured.stored_as_text or self.now.stored_as_text:
+            return f"{now}.{quoted(self.now.name)}::text = {then}.{quoted(self.captured.name)}::text"
+        return f"{now}.{quoted(self.now.name)} = {self.was(then)}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,16 @@ class KeyedTable:
             return f"{name} {alias}"
         keys = comma(f"i.{quoted(name)}" for name in self.undo.captured.table.key)
         left_name = qualified(TableName(self.rescue_schema, left))
-        return f"(SELECT i.* FROM {name} i WHERE ROW({keys})::text IN (SELECT l.identity FROM {left_name} l)) {alias}"
+        own = f"ROW({keys})::text IN (SELECT l.identity FROM {left_name} l)"
+        before = self.undo.captured.before_rescue
+        if side != before and before is not None and self._loose_key:  # the same row, whose key is kept in two spellings
+            whole = comma(f"b.{quoted(name)}" for name in self.undo.captured.table.key)
+            same = " AND ".join(f"b.{quoted(name)} = i.{quoted(name)}" for name in self.undo.captured.table.key)
+            own += (
+                f" OR EXISTS (SELECT FROM {qualified(TableName(self.rescue_schema, before))} b WHERE {same} "
+                f"AND ROW({whole})::text IN (SELECT l.identity FROM {left_name} l))"
+            )
+        return f"(SELECT i.* FROM {name} i WHERE {own}) {alias}"
 
     @property
     def before(self) -> str:
@@ -180,7 +196,7 @@ class KeyedTable:
         """
         if not self.has_after:
             return "false"
-        keys = " AND ".join(f"{alias}.{quoted(p.now.name)} = {p.was('q')}" for p in self.key)
+        keys = " AND ".join(pair.same(alias, "q") for pair in self.key)
         put_back = [self.differs(pair, "p", "q") for pair in self.touched if pair.now.name in columns]
         goes = " OR ".join([self._no_image("p"), *put_back])
         return (
@@ -190,9 +206,7 @@ class KeyedTable:
 
     def now_is(self, alias: str) -> str:
         """The row of now that has the key of an image."""
-        return " AND ".join(
-            f"t.{quoted(p.now.name)} = {p.was(alias)}" for p in self.key
-        )
+        return " AND ".join(pair.same("t", alias) for pair in self.key)
 
     def _no_image(self, alias: str) -> str:
         """No row of the other image joined (key columns are never null in an image)."""
@@ -435,7 +449,7 @@ class KeyedTable:
             )
         return f"SELECT {' + '.join(wrong) or '0'}"
 
-    def identities(self, operation: int) -> str | None:
+    def identities(self, operation: int) -> str:
         """The rows that an operation (0 delete, 1 update, 2 insert) would write, outside of the conflicts."""
         joined = f"{self.before} FULL JOIN {self.after} ON {self.same_key}"
         if operation == 0:
@@ -445,9 +459,9 @@ class KeyedTable:
         wanted = f"NOT {self._no_image('p')} AND {'NOT ' if operation == 1 else ''}{self._no_image('q')}"
         return f"SELECT {self.identity('p')} FROM {joined} WHERE {wanted} AND {self._not_in_conflict('p')}"
 
-    def orphans(self, columns: Sequence[str], parent: str, referenced: Sequence[str], lock: str) -> str | None:
+    def orphans(self, fk: ForeignKey, lock: str) -> str | None:
         """Restored rows whose parent is gone; the parents that are there are locked against a delete."""
-        return _orphans(self, columns, parent, referenced, lock, self.names_anew(columns))
+        return _orphans(self, fk, lock, self.names_anew(fk.columns))
 
     def names_anew(self, columns: Sequence[str]) -> str:
         """Is it a row that the undo brings back, or in which it puts one of these columns back?"""
@@ -490,17 +504,17 @@ class KeyedTable:
         )
 
 
-def _orphans(
-    table: KeyedTable | KeylessTable, columns: Sequence[str], parent: str, referenced: Sequence[str], lock: str,
-    which: str,
-) -> str | None:
+def _orphans(table: KeyedTable | KeylessTable, fk: ForeignKey, lock: str, which: str) -> str | None:
     """Rows of the pre-image that name a parent which is not there (MATCH SIMPLE: a null names none; manual 5.5.5)."""
     by_now = {pair.now.name: pair for pair in table.pairs}
-    if table.undo.captured.before_rescue is None or any(name not in by_now for name in columns):
+    if table.undo.captured.before_rescue is None or any(name not in by_now for name in fk.columns):
         return None
-    values = [by_now[name].was("p") for name in columns]
+    values = [by_now[name].was("p") for name in fk.columns]
     given = " AND ".join(f"{value} IS NOT NULL" for value in values)
-    same = " AND ".join(f"r.{quoted(name)} = {value}" for name, value in zip(referenced, values, strict=True))
+    same = " AND ".join(
+        f"r.{quoted(name)} {operator} {value}"
+        for name, operator, value in zip(fk.referenced_columns, fk.operators, values, strict=True)
+    )
     keyed = KeyedTable(table.undo, table.place, table.rescue_schema)
     source = keyed.before
     if isinstance(table, KeyedTable):
@@ -508,7 +522,7 @@ def _orphans(
     return (
         f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT DISTINCT {table.place}, "
         f"{table.identity('p')}, {_kind(ConflictKind.PARENT_GONE)}, ARRAY[]::text[] FROM {source} "
-        f"WHERE {which} AND {given} AND NOT EXISTS (SELECT FROM {parent} r WHERE {same} {lock})"
+        f"WHERE {which} AND {given} AND NOT EXISTS (SELECT FROM {fk.parent} r WHERE {same} {lock})"
     )
 
 
@@ -524,8 +538,8 @@ def strangers(child: KeyedTable | KeylessTable, parent: KeyedTable, fk: ForeignK
     if any(name not in by_now for name in fk.columns) or any(name not in parents for name in fk.referenced_columns):
         return None
     same = " AND ".join(
-        f"{parents[there].was('o')} = {by_now[here].was('p')}"
-        for here, there in zip(fk.columns, fk.referenced_columns, strict=True)
+        f"{parents[there].was('o')} {operator} {by_now[here].was('p')}"
+        for here, there, operator in zip(fk.columns, fk.referenced_columns, fk.operators, strict=True)
     )
     keyed = KeyedTable(child.undo, child.place, child.rescue_schema)
     source, which = keyed.before, "true"
@@ -555,14 +569,17 @@ def _referenced(
     ):
         return None
     values = [kept[name].was("q") for name in fk.referenced_columns]
-    names_it = " AND ".join(f"c.{quoted(name)} = {value}" for name, value in zip(fk.columns, values, strict=True))
+    names_it = " AND ".join(
+        f"{value} {same} c.{quoted(name)}" for name, same, value in zip(fk.columns, fk.operators, values, strict=True)
+    )
     keyed = KeyedTable(table.undo, table.place, table.rescue_schema)
     source = keyed.after
     if isinstance(table, KeyedTable):
         source = f"{keyed.after} LEFT JOIN {keyed.before} ON {keyed.same_key}"
     if ours is None:
         still = " AND ".join(
-            f"r.{quoted(name)} = {value}" for name, value in zip(fk.referenced_columns, values, strict=True)
+            f"r.{quoted(name)} {same} {value}"
+            for name, same, value in zip(fk.referenced_columns, fk.operators, values, strict=True)
         )
         condition = f"NOT EXISTS (SELECT FROM {fk.parent} r WHERE {still})"
     else:
@@ -654,13 +671,14 @@ class KeylessTable:
         source = qualified(TableName(self.rescue_schema, self.undo.captured.before_rescue))
         names = comma(quoted(pair.now.name) for pair in self.pairs)
         values = comma(pair.was("i") for pair in self.pairs)
+        whole, copy = (quoted(spare_name(name, self.undo.captured.table)) for name in ("backout_whole", "backout_copy"))
         numbered = (
-            f"(SELECT p.*, {self._image('p')} AS backout_whole, row_number() OVER (PARTITION BY {self._image('p')}) "
-            f"AS backout_copy FROM {source} p)"
+            f"(SELECT p.*, {self._image('p')} AS {whole}, row_number() OVER (PARTITION BY {self._image('p')}) "
+            f"AS {copy} FROM {source} p)"
         )
         return (
             f"INSERT INTO {qualified(self.undo.table.name)} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} "
-            f"FROM {numbered} i JOIN {self._gone} g ON g.whole = i.backout_whole WHERE i.backout_copy <= g.copies"
+            f"FROM {numbered} i JOIN {self._gone} g ON g.whole = i.{whole} WHERE i.{copy} <= g.copies"
         )
 
     def identity(self, alias: str) -> str:
@@ -684,9 +702,9 @@ class KeylessTable:
         """Nothing to ask: the table is locked, and the counts of the writes tell."""
         return "SELECT 0"
 
-    def orphans(self, columns: Sequence[str], parent: str, referenced: Sequence[str], lock: str) -> str | None:
+    def orphans(self, fk: ForeignKey, lock: str) -> str | None:
         """See `KeyedTable.orphans`."""
-        return _orphans(self, columns, parent, referenced, lock, self._not_left)
+        return _orphans(self, fk, lock, self._not_left)
 
     def referenced_by_others(
         self, fk: ForeignKey, ours: str | None

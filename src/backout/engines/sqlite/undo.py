@@ -48,8 +48,7 @@ def revert(handle: Handle, plan: UndoPlan, resolution: Resolution) -> tuple[Undo
             if entry.conflict.number in resolution.overwrite
         )
         if left and not resolution.partial:
-            new = [entry for entry in left if entry.conflict.number > len(met)]
-            return _refusal(savepoint, [*met, *new], fingerprint, notes), 0
+            return _refusal(savepoint, left, fingerprint, notes), 0
         restored = _restored(connection, works)
         _remember(connection, plan, works)
         undo_rows.drop(connection)
