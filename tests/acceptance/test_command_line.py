@@ -126,33 +126,45 @@ def test_broken_change_file_is_named_with_its_place(folder: Path, text: str, err
 MISTAKES = [
     (
         ["run", "close", "--on", "shpo"],
-        'no environment "shpo" in {folder}/backout.toml\nstate: untouched\n'
-        'hint: did you mean "shop"? known are: shop, spare\n',
+        (
+            'no environment "shpo" in {folder}/backout.toml\nstate: untouched\n'
+            'hint: did you mean "shop"? known are: shop, spare\n'
+        ),
     ),
     (
         ["run", "close", "--on", "spare", "--yes"],
-        'database "{folder}/spare.db" does not exist\nstate: untouched\n'
-        "hint: check the path in the URL: backout never creates a database file\n",
+        (
+            'database "{folder}/spare.db" does not exist\nstate: untouched\n'
+            "hint: check the path in the URL: backout never creates a database file\n"
+        ),
     ),
     (
         ["run", "close", "--on", "mysql://root@localhost/shop"],
-        'no engine for URLs that begin with "mysql:"\nstate: untouched\n'
-        "hint: known are postgresql:// and sqlite:///path/to/file\n",
+        (
+            'no engine for URLs that begin with "mysql:"\nstate: untouched\n'
+            "hint: known are postgresql:// and sqlite:///path/to/file\n"
+        ),
     ),
     (
         ["run", "close", "--on", "sqlite://localhost/shop.db"],
-        '"sqlite://localhost/shop.db" names a host\nstate: untouched\n'
-        "hint: SQLite URLs have three slashes: sqlite:///relative/path.db\n",
+        (
+            '"sqlite://localhost/shop.db" names a host\nstate: untouched\n'
+            "hint: SQLite URLs have three slashes: sqlite:///relative/path.db\n"
+        ),
     ),
     (
         ["run", "clsoe", "--on", "shop"],
-        'no change "clsoe": there is no such file, nor one in "{folder}/changes"\nstate: untouched\n'
-        'hint: write it: backout new "clsoe"\n',
+        (
+            'no change "clsoe": there is no such file, nor one in "{folder}/changes"\nstate: untouched\n'
+            'hint: write it: backout new "clsoe"\n'
+        ),
     ),
     (
         ["run", "close", "--on", "shop", "--param", "status=x"],
-        'change "close" has no parameter "status"\nstate: untouched\n'
-        "hint: it has no parameters that differ per environment\n",
+        (
+            'change "close" has no parameter "status"\nstate: untouched\n'
+            "hint: it has no parameters that differ per environment\n"
+        ),
     ),
     (
         ["ghost", "close", "--on", "shop", "--rows", "-1"],
@@ -160,8 +172,10 @@ MISTAKES = [
     ),
     (
         ["run", "close", "--on", "shop"],
-        'no answer, and nobody to ask: make the journal (schema "backout") in {folder}/shop.db as "shop"?\n'
-        "state: untouched\nhint: answer it with --yes\n",
+        (
+            'no answer, and nobody to ask: make the journal (schema "backout") in {folder}/shop.db as "shop"?\n'
+            "state: untouched\nhint: answer it with --yes\n"
+        ),
     ),
     (
         ["undo", "shop-7", "--yes"],
@@ -177,7 +191,10 @@ MISTAKES = [
     ),
     (
         ["undo", "latest", "--on", "shop"],
-        '"latest" is not a run\nstate: untouched\nhint: name it by number, like 41 or production-41; see `backout log`\n',
+        (
+            '"latest" is not a run\nstate: untouched\n'
+            "hint: name it by number, like 41 or production-41; see `backout log`\n"
+        ),
     ),
 ]
 
@@ -202,9 +219,11 @@ def test_mistake_with_json_is_an_object(folder: Path) -> None:
         (
             "url =",
             "ulr =",
-            ':2:1: unknown key "ulr" in [environments.shop]\nstate: untouched\n'
-            'hint: did you mean "url"? known are: isolation, keep, lock_timeout, min_proof, parameters, rescue_schema, '
-            "role, statement_timeout, superuser, url, url_env, url_file\n",
+            (
+                ':2:1: unknown key "ulr" in [environments.shop]\nstate: untouched\n'
+                'hint: did you mean "url"? known are: isolation, keep, lock_timeout, min_proof, parameters, rescue_schema, '
+                "role, statement_timeout, superuser, url, url_env, url_file\n"
+            ),
         ),
         (
             "[environments.shop]",
@@ -214,8 +233,10 @@ def test_mistake_with_json_is_an_object(folder: Path) -> None:
         (
             "[environments.shop]\n",
             '[environments.shop]\nkeep = "a while"\n',
-            ':2:1: key "keep" may not be "a while"\nstate: untouched\n'
-            'hint: write a number and its unit: "5 seconds", "2 min", "24 hours", "7 days"; a bare number is seconds\n',
+            (
+                ':2:1: key "keep" may not be "a while"\nstate: untouched\n'
+                'hint: write a number and its unit: "5 seconds", "2 min", "24 hours", "7 days"; a bare number is seconds\n'
+            ),
         ),
     ],
 )

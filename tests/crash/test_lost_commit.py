@@ -6,13 +6,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from proxy import Cut, Proxy
-from servers import PostgresDatabase
 
 from backout import Project
 from backout.engines.values import RunState
 from backout.errors import Interrupted, OutcomeUnknown
 from backout.runs.report import RunReport
+from proxy import Cut, Proxy
+from servers import PostgresDatabase
 
 CHANGE = """-- /// change
 -- title = "Close all"

@@ -16,6 +16,7 @@ from backout.engines.values import (
     Capture,
     CapturedTable,
     JournalState,
+    Resolution,
     RowChange,
     RunRecord,
     RunStart,
@@ -25,7 +26,6 @@ from backout.engines.values import (
     Table,
     TableFacts,
     TableName,
-    Resolution,
     UndoOutcome,
     UndoPlan,
     UpdateHint,
@@ -111,9 +111,7 @@ class Journal(Protocol):
     def begin_run(self, start: RunStart) -> int:
         """Number the run; durable before its transaction begins."""
 
-    def end_run(
-        self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]
-    ) -> None:
+    def end_run(self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]) -> None:
         """Record the end of a run whose transaction is not there to do it (ghost, rolled back, refused)."""
 
     def runs(self, limit: int) -> Sequence[RunRecord]:

@@ -91,7 +91,9 @@ def _keep_back(error: BackoutError) -> None:
     code = getattr(error, "sqlstate", None)
     if not isinstance(error, RolledBack) or str(code).startswith(_NAMES_ONLY):
         return
-    kept_back = f"{f'SQLSTATE {code}, ' if code else ''}the words are kept back, since the change says that its rows are PHI"
+    kept_back = (
+        f"{f'SQLSTATE {code}, ' if code else ''}the words are kept back, since the change says that its rows are PHI"
+    )
     error.message = _FOREIGN_WORDS.sub(lambda match: f"{match[1]}: {kept_back}", error.message)
     error.args = (error.message,)
 
@@ -128,7 +130,9 @@ def _commit(database: Database, transaction: Transaction, reopen: Reopen, number
     except KeyboardInterrupt:
         if committed is None:
             raise
-        committed = replace(committed, notes=(*committed.notes, "the request to stop came too late: the run is committed"))
+        committed = replace(
+            committed, notes=(*committed.notes, "the request to stop came too late: the run is committed")
+        )
     return committed
 
 

@@ -1,7 +1,5 @@
 """Drive the SQLite engine as `runs/supervise.py` does: begin, execute, capture, record, commit; and plan an undo."""
 
-# ruff: noqa: E501  schemas and data are read more easily in one line
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """The twenty cases on which row-undo tools lose data, as far as SQLite has them (see docs: the twenty cases)."""
 
-# ruff: noqa: E501, ISC004  schemas and data are read more easily in one line
+# ruff: noqa: E501  schemas and data are read more easily in one line
 
 from __future__ import annotations
 

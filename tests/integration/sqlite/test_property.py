@@ -1,7 +1,5 @@
 """Random changes on a schema with everything that writes by itself: undo and ghost leave the database as it was."""
 
-# ruff: noqa: E501  schemas and data are read more easily in one line
-
 from __future__ import annotations
 
 import tempfile

@@ -1,7 +1,5 @@
 """Conflict-aware undo: each kind of conflict, what a resolution does about it, and what is remembered."""
 
-# ruff: noqa: E501  schemas and data are read more easily in one line
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -51,7 +51,13 @@ class Place:
 
 
 def capture_table(
-    main: Session, aux: Session, table: Table, counted: Counts, narrow: tuple[str, ...] | None, marks: Marks, place: Place
+    main: Session,
+    aux: Session,
+    table: Table,
+    counted: Counts,
+    narrow: tuple[str, ...] | None,
+    marks: Marks,
+    place: Place,
 ) -> CapturedTable | None:
     """Capture one table; None where no row of it was touched.
 

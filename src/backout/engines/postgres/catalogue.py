@@ -60,9 +60,18 @@ def foreign_keys(session: Session, oids: Sequence[str]) -> list[ForeignKey]:
     """Every foreign key that has one of the tables on either side."""
     return [
         ForeignKey(
-            name, child, _rows_of(cs, cn, partitioned=cp), parent, _rows_of(ps, pn, partitioned=pp), tuple(columns),
-            tuple(referenced), acts, tuple(operators), tuple(family), str(TableName(cs, cn)),
-        )  # fmt: skip
+            name,
+            child,
+            _rows_of(cs, cn, partitioned=cp),
+            parent,
+            _rows_of(ps, pn, partitioned=pp),
+            tuple(columns),
+            tuple(referenced),
+            acts,
+            tuple(operators),
+            tuple(family),
+            str(TableName(cs, cn)),
+        )
         for _, name, child, cs, cn, cp, parent, ps, pn, pp, columns, referenced, acts, operators, family in session.run(
             query("foreign_keys"), [list(oids)]
         ).rows

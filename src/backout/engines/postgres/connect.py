@@ -16,7 +16,7 @@ from backout.engines.postgres.names import literal, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.session import Answer, Session
 from backout.engines.postgres.transaction import PostgresTransaction
-from backout.engines.postgres.undo import undo_obstacle
+from backout.engines.postgres.undo_triggers import undo_obstacle
 from backout.engines.values import Capabilities, ServerFacts, Settings, Table, TableFacts, TableName
 from backout.errors import Busy, Refused, UsageError
 
@@ -71,7 +71,8 @@ class PostgresDatabase:
                 newer = self._control.value("SELECT current_setting('server_version_num')::int >= 160000")
                 grant = f"{grant} WITH INHERIT TRUE" if newer else f"ALTER ROLE {quoted(login)} INHERIT"
             raise Refused(
-                "role", f'"{login}" may not act as "{role}"' + (" with its rights" if member else ""),
+                "role",
+                f'"{login}" may not act as "{role}"' + (" with its rights" if member else ""),
                 hint=f"let an administrator run: {grant}",
             )
         return bool(superuser)
@@ -104,7 +105,9 @@ class PostgresDatabase:
         ).rows
         holder = f": backend {rows[0][0]} ({rows[0][1]}), since {rows[0][2]:%Y-%m-%d %H:%M:%S %Z}" if rows else ""
         raise Busy(
-            f"another run holds this database{holder}", state="untouched", hint="wait until it has ended; see `backout log`"
+            f"another run holds this database{holder}",
+            state="untouched",
+            hint="wait until it has ended; see `backout log`",
         )
 
     def table(self, name: TableName, identifier: str | None = None) -> Table | None:

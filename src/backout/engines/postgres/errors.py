@@ -33,7 +33,9 @@ def translated(error: psycopg.Error, doing: str, *, state: str = "rolled back") 
         return Busy(f"unable to {doing}: a lock was not got in time: {said}", state=state, hint=_LOCK_HINT)
     if sqlstate == "42501" and "row-level security" in said:
         return DatabaseFailed(
-            f"unable to {doing}: {said}", sqlstate=sqlstate, state=state,
+            f"unable to {doing}: {said}",
+            sqlstate=sqlstate,
+            state=state,
             hint="row-level security would hide rows from this role: use a role that sees them all (BYPASSRLS, or the "
             "owner where it is not FORCEd), or write the change against what it may see",
         )
@@ -43,7 +45,8 @@ def translated(error: psycopg.Error, doing: str, *, state: str = "rolled back") 
     lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) if sqlstate is None else False
     if lost or (sqlstate or "").startswith("08") or sqlstate in {"57P01", "57P02", "57P03"}:
         return Interrupted(
-            f"unable to {doing}: the connection to the server was lost: {said}", state=state,
+            f"unable to {doing}: the connection to the server was lost: {said}",
+            state=state,
             hint="what was open is rolled back by the server; `backout log` settles the record of the run",
         )
     return DatabaseFailed(f"unable to {doing}: {said}", sqlstate=sqlstate, state=state, hint=_HINTS.get(sqlstate or ""))
@@ -54,16 +57,14 @@ _LOCK_HINT = "wait for that session, end it, or raise `lock_timeout` for this en
 
 def _cancelled(said: str, doing: str, state: str) -> BackoutError:
     if "statement timeout" in said:
-        return DatabaseFailed(
-            f"unable to {doing}: {said}", sqlstate="57014", state=state, hint=_HINTS["57014"]
-        )
+        return DatabaseFailed(f"unable to {doing}: {said}", sqlstate="57014", state=state, hint=_HINTS["57014"])
     return Interrupted(f"interrupted while trying to {doing}", state=state, hint="run it again when you are ready")
 
 
 def primary_message(error: psycopg.Error) -> str:
     """The server's first line, without DETAIL, CONTEXT or values."""
     primary = error.diag.message_primary
-    return primary if primary else re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    return primary or re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
 
 
 def connection_failed(error: psycopg.Error, where: str) -> UsageError:

@@ -21,7 +21,8 @@ from backout.engines.postgres.names import literal, qualified, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.samples import sample_rows
 from backout.engines.postgres.session import Session
-from backout.engines.postgres.undo import Reverted, save_left
+from backout.engines.postgres.undo import save_left
+from backout.engines.postgres.undo_work import Reverted
 from backout.engines.values import (
     CapturedTable,
     Column,
@@ -65,10 +66,15 @@ class PostgresJournal:
             "SELECT pg_catalog.has_database_privilege(session_user, current_database(), 'CREATE')"
         )
         for schema in ("backout", self._settings.rescue_schema):
-            owned = self._control.value(
-                "SELECT pg_catalog.pg_has_role(session_user, n.nspowner, 'USAGE') "
-                "FROM pg_catalog.pg_namespace n WHERE n.nspname = $1", [schema]
-            ) if self._schema_exists(schema) else may_create
+            owned = (
+                self._control.value(
+                    "SELECT pg_catalog.pg_has_role(session_user, n.nspowner, 'USAGE') "
+                    "FROM pg_catalog.pg_namespace n WHERE n.nspname = $1",
+                    [schema],
+                )
+                if self._schema_exists(schema)
+                else may_create
+            )
             if not owned:
                 missing.append(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)} AUTHORIZATION {quoted(login)};")
         if not self._control.value(
@@ -117,8 +123,15 @@ class PostgresJournal:
                 "INSERT INTO backout.run (change, digest, title, mode, environment, operator, undo_of, state, keep_days, "
                 "rescue_schema) VALUES ($1, $2, $3, $4, $5, $6, $7, 'running', $8, $9) RETURNING number",
                 [
-                    start.change, start.digest, start.title, start.mode.value, start.environment, start.operator,
-                    start.undo_of, start.keep_days, self._settings.rescue_schema,
+                    start.change,
+                    start.digest,
+                    start.title,
+                    start.mode.value,
+                    start.environment,
+                    start.operator,
+                    start.undo_of,
+                    start.keep_days,
+                    self._settings.rescue_schema,
                 ],
             )
             control.run(f"SELECT pg_catalog.pg_advisory_lock_shared({LOCK_CLASS}, {number})")
@@ -154,12 +167,11 @@ class PostgresJournal:
         # An undo of an undo brings the first run's effects back: that one can be undone again.
         session.run(
             "UPDATE backout.run_table t SET undone = false, left_rescue = NULL FROM backout.run r "
-            "WHERE r.number = $1 AND r.undo_of = t.run", [run],
+            "WHERE r.number = $1 AND r.undo_of = t.run",
+            [run],
         )
 
-    def end_run(
-        self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]
-    ) -> None:
+    def end_run(self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]) -> None:
         """Record the end of a run that its own transaction did not record."""
         self._end(run, state, tables, report)
         self._control.run(f"SELECT pg_catalog.pg_advisory_unlock_shared({LOCK_CLASS}, {run})")
@@ -181,7 +193,8 @@ class PostgresJournal:
         rows = self._control.run(f"{_SELECT_RUN} ORDER BY number DESC LIMIT $1", [limit]).rows
         tables: dict[int, list[CapturedTable]] = {row[0]: [] for row in rows}
         for number, *table in self._control.run(
-            f"SELECT run, {_TABLE_COLUMNS} FROM backout.run_table WHERE run = ANY ($1) ORDER BY run, place", [list(tables)]
+            f"SELECT run, {_TABLE_COLUMNS} FROM backout.run_table WHERE run = ANY ($1) ORDER BY run, place",
+            [list(tables)],
         ).rows:
             tables[number].append(_captured(tuple(table)))
         return [_record(row, tuple(tables[row[0]])) for row in rows]
@@ -211,7 +224,7 @@ class PostgresJournal:
                 self._control.run(f"SELECT pg_catalog.pg_advisory_unlock({LOCK_CLASS}, {number})")
         return settled
 
-    def sample(self, record: RunRecord, captured: CapturedTable, limit: int) -> Sequence[RowChange]:
+    def sample(self, record: RunRecord, captured: CapturedTable, limit: int) -> Sequence[RowChange]:  # noqa: ARG002  the protocol's
         """Rows of a finished run, from its rescue tables."""
         return sample_rows(self._control, self._control, self._settings.rescue_schema, captured, limit)
 
@@ -281,11 +294,23 @@ def write_end(
             "after_rescue) VALUES ($1, $2, $3, $4, $5::text::oid, $6::text::jsonb, $7, $8, $9, $10, $11, $12, $13, $14, "
             "$15, $16, $17)",
             [
-                run, place, captured.table.name.schema, captured.table.name.name, captured.table.identifier,
-                json.dumps([asdict(column) for column in captured.table.columns]), list(captured.table.key),
-                list(captured.table.triggers), counted.inserted, counted.updated, counted.deleted,
-                captured.before_rows, captured.after_rows, list(captured.after_columns), captured.captured_by,
-                captured.before_rescue, captured.after_rescue,
+                run,
+                place,
+                captured.table.name.schema,
+                captured.table.name.name,
+                captured.table.identifier,
+                json.dumps([asdict(column) for column in captured.table.columns]),
+                list(captured.table.key),
+                list(captured.table.triggers),
+                counted.inserted,
+                counted.updated,
+                counted.deleted,
+                captured.before_rows,
+                captured.after_rows,
+                list(captured.after_columns),
+                captured.captured_by,
+                captured.before_rescue,
+                captured.after_rescue,
             ],
         )
 

@@ -64,7 +64,8 @@ class ScriptConnection:
             from sqlalchemy.pool import StaticPool
         except ImportError:
             raise Refused(
-                "sqlalchemy", "`db.sqlalchemy()` needs SQLAlchemy, which is not installed here",
+                "sqlalchemy",
+                "`db.sqlalchemy()` needs SQLAlchemy, which is not installed here",
                 hint="pip install 'backout[sqlalchemy]'",
             ) from None
         guarded = _Guarded(self._session.connection, self._guard)

@@ -45,7 +45,10 @@ class Session:
     def __init__(self, url: str, purpose: str) -> None:
         try:
             self.connection = psycopg.connect(
-                url, autocommit=True, application_name=f"backout: {purpose}", cursor_factory=RawCursor,
+                url,
+                autocommit=True,
+                application_name=f"backout: {purpose}",
+                cursor_factory=RawCursor,
                 prepare_threshold=None,
             )
         except psycopg.Error as error:

@@ -27,7 +27,8 @@ from backout.engines.postgres.queries import query
 from backout.engines.postgres.samples import sample_rows
 from backout.engines.postgres.script import ScriptConnection
 from backout.engines.postgres.session import Answer, Session
-from backout.engines.postgres.undo import Reverted, revert
+from backout.engines.postgres.undo import revert
+from backout.engines.postgres.undo_work import Reverted
 from backout.engines.values import (
     Capture,
     CapturedTable,
@@ -105,7 +106,9 @@ class PostgresTransaction:
             text = quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
             for (table,) in self._aux.run(query("lockable"), [text]).rows:
                 try:
-                    self._aux.run(f"LOCK TABLE {table} IN ACCESS SHARE MODE", doing=f"lock table {table}", state="untouched")
+                    self._aux.run(
+                        f"LOCK TABLE {table} IN ACCESS SHARE MODE", doing=f"lock table {table}", state="untouched"
+                    )
                 except Busy:
                     raise self._busy(f"unable to lock table {table}", state="untouched", table=table) from None
 
@@ -131,7 +134,8 @@ class PostgresTransaction:
             raise self._busy(busy.message, state=busy.state) from None
         if not self._main.in_transaction:
             raise DatabaseFailed(
-                "the statement ended the supervised transaction", state="unknown: look at the data",
+                "the statement ended the supervised transaction",
+                state="unknown: look at the data",
                 hint="a change may not contain COMMIT or ROLLBACK, nor call what does",
             )
         return answer
@@ -172,9 +176,15 @@ class PostgresTransaction:
         observed = tripwires.observe(
             main, self._aux, self.xid, self._marks.next_xid, self._counts, self._sequences, self._switched
         )
-        found = () if again else tripwires.findings(
-            observed, rescue_schema=self._settings.rescue_schema, expected_tables=self._switched,
-            replication_role=self._replication_role,
+        found = (
+            ()
+            if again
+            else tripwires.findings(
+                observed,
+                rescue_schema=self._settings.rescue_schema,
+                expected_tables=self._switched,
+                replication_role=self._replication_role,
+            )
         )
         if found:
             return Capture((), tripwires=found, sequences=observed.sequences)
@@ -193,10 +203,12 @@ class PostgresTransaction:
             sequences=observed.sequences,
             locks=tuple(Lock(str(lock.table), lock.mode) for lock in observed.locks if lock.kind in {"r", "p"}),
             rescue_bytes=rescue_bytes,
-            log_bytes=int(main.value(
-                "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), $1::text::pg_lsn)",
-                [self._log_start],
-            )),
+            log_bytes=int(
+                main.value(
+                    "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), $1::text::pg_lsn)",
+                    [self._log_start],
+                )
+            ),
         )
 
     def _next_xid(self) -> int:
@@ -220,7 +232,8 @@ class PostgresTransaction:
             counted = observed.counts[oid][2] if oid in observed.counts else Counts()
             schema = self._settings.rescue_schema
             where = Place(
-                TableName(schema, rescue_name(run, place, "before")), TableName(schema, rescue_name(run, place, "after"))
+                TableName(schema, rescue_name(run, place, "before")),
+                TableName(schema, rescue_name(run, place, "after")),
             )
             narrow = _narrow(table, counted, narrowed.get(oid))
             try:
@@ -284,9 +297,11 @@ class PostgresTransaction:
             source = f"FROM {quoted(schema)}.{quoted(name)} i" if name else "WHERE false"
             sides.append(f"SELECT ROW({cells})::text {source}" if name else "SELECT NULL::text WHERE false")
         before, after = sides
-        return int(self._main.value(
-            f"SELECT count(*) FROM (({before} EXCEPT ALL {after}) UNION ALL ({after} EXCEPT ALL {before})) d"
-        ))
+        return int(
+            self._main.value(
+                f"SELECT count(*) FROM (({before} EXCEPT ALL {after}) UNION ALL ({after} EXCEPT ALL {before})) d"
+            )
+        )
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -306,7 +321,8 @@ class PostgresTransaction:
                 raise translated(error, "commit") from None
             raise OutcomeUnknown(
                 f"the connection was lost while COMMIT was on its way: {primary_message(error)}",
-                state="unknown until the journal is asked", hint="run `backout log --on ENV`: it asks, and settles the run",
+                state="unknown until the journal is asked",
+                hint="run `backout log --on ENV`: it asks, and settles the run",
             ) from None
         if said != "COMMIT":  # a transaction that has failed answers COMMIT with ROLLBACK (manual: COMMIT, "Notes")
             raise DatabaseFailed("the server rolled the transaction back at COMMIT", hint="run it again")
@@ -336,12 +352,14 @@ _EXACTLY = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _EXACT.i
 def _refuse_blind(*, track_counts: bool, replication_role: str) -> None:
     if not track_counts:
         raise Refused(
-            "proof", "`track_counts` is off for this session: nothing that is written could be proven complete",
+            "proof",
+            "`track_counts` is off for this session: nothing that is written could be proven complete",
             hint="set `track_counts = on` (it is the default) for this server, database and role",
         )
     if replication_role != "origin":
         raise Refused(
-            "proof", f"`session_replication_role` is {replication_role!r}: triggers and foreign keys would not fire",
+            "proof",
+            f"`session_replication_role` is {replication_role!r}: triggers and foreign keys would not fire",
             hint="unset it for the login role and the database",
         )
 
@@ -358,9 +376,7 @@ def _hints_explain(hints: Sequence[UpdateHint], observed: tripwires.Observed) ->
     return counted == sum(hint.rows for hint in hints)
 
 
-def _narrow(
-    table: Table, counted: Counts, hinted: tuple[int, tuple[str, ...]] | None
-) -> tuple[str, ...] | None:
+def _narrow(table: Table, counted: Counts, hinted: tuple[int, tuple[str, ...]] | None) -> tuple[str, ...] | None:
     """The only columns that can have changed; None where that is not proven.
 
     Proof: every counted write of the table is a row in the command tag of a plain UPDATE with a known SET list, and

@@ -109,9 +109,7 @@ def observe(
         "pg_catalog.pg_current_xact_id_if_assigned()::text::bigint"
     )
     backwards = tuple(move for oid, move in moves.items() if _went_back(move, after[oid].step))
-    return Observed(
-        locks, counts, tuple(moves.values()), backwards, rows, vanished, track_counts, role, now == xid
-    )
+    return Observed(locks, counts, tuple(moves.values()), backwards, rows, vanished, track_counts, role, now == xid)
 
 
 def _delta(
@@ -139,16 +137,8 @@ def _went_back(move: SequenceMove, step: int) -> bool:
     return move.before is not None and (move.after is None or (move.after - move.before) * step < 0)
 
 
-def findings(observed: Observed, *, rescue_schema: str, expected_tables: Collection[str], replication_role: str) -> tuple[str, ...]:
-    """What cannot be captured or proven, in words. `expected_tables`: oids whose triggers the undo itself switches."""
-    found: list[str] = []
-    if not observed.same_transaction:
-        found.append("the transaction that was begun is not the one that is open now")
-    if not observed.track_counts:
-        found.append("`track_counts` was switched off, so that the server did not count the writes")
-    if observed.replication_role != replication_role:
-        found.append(f"`session_replication_role` was set to {observed.replication_role!r}")
-    own = {"backout", rescue_schema}
+def _of_locks(observed: Observed, own: Collection[str], expected_tables: Collection[str]) -> list[str]:
+    found = []
     for lock in observed.locks:
         if lock.table.schema in own and lock.mode in WRITING:
             found.append(f'"{lock.table}" belongs to backout and was written to')
@@ -158,11 +148,32 @@ def findings(observed: Observed, *, rescue_schema: str, expected_tables: Collect
             found.append(f'"{lock.table}" is held with {lock.mode}: DDL, TRUNCATE or LOCK TABLE ran in a function')
         elif lock.kind == "m" and lock.mode in WRITING:
             found.append(f'materialised view "{lock.table}" was refreshed')
+    return found
+
+
+def _of_counts(observed: Observed) -> list[str]:
+    found = []
     for name, _, _ in observed.counts.values():
         if name.schema == "pg_catalog" and name.name.startswith("pg_largeobject"):
             found.append("large objects were written")
         elif name.schema == "pg_catalog" and name.name not in SHARED_WITH_TEMPORARY:
             found.append(f'the catalogue "{name.name}" was written to: DDL ran in a function')
+    return found
+
+
+def findings(
+    observed: Observed, *, rescue_schema: str, expected_tables: Collection[str], replication_role: str
+) -> tuple[str, ...]:
+    """What cannot be captured or proven, in words. `expected_tables`: oids whose triggers the undo itself switches."""
+    found: list[str] = []
+    if not observed.same_transaction:
+        found.append("the transaction that was begun is not the one that is open now")
+    if not observed.track_counts:
+        found.append("`track_counts` was switched off, so that the server did not count the writes")
+    if observed.replication_role != replication_role:
+        found.append(f"`session_replication_role` was set to {observed.replication_role!r}")
+    found += _of_locks(observed, {"backout", rescue_schema}, expected_tables)
+    found += _of_counts(observed)
     found += [f"DDL ran in a function: {what} is new or changed" for what in observed.catalogue_rows]
     found += [f"DDL ran in a function: {what} is gone" for what in observed.vanished]
     for move in observed.backwards:

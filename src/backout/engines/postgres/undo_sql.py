@@ -52,7 +52,6 @@ class Pair:
         text = f"{alias}.{quoted(self.now.name)}"
         return f"{text}::text" if self.captured.stored_as_text and not self.retyped else text
 
-
     def same(self, now: str, then: str) -> str:
         """Has a row of now the value of an image? A type of the user's may have its `=` where we do not look for it."""
         if self.captured.stored_as_text or self.now.stored_as_text:
@@ -119,7 +118,9 @@ class KeyedTable:
     def touched(self) -> list[Pair]:
         """Columns that the run may have changed: those of the post-image, without the key."""
         key = self.undo.captured.table.key
-        return [p for p in self.pairs if p.captured.name in self.undo.captured.after_columns and p.captured.name not in key]
+        return [
+            p for p in self.pairs if p.captured.name in self.undo.captured.after_columns and p.captured.name not in key
+        ]
 
     @property
     def compared(self) -> list[Pair]:
@@ -140,7 +141,9 @@ class KeyedTable:
         left_name = qualified(TableName(self.rescue_schema, left))
         own = f"ROW({keys})::text IN (SELECT l.identity FROM {left_name} l)"
         before = self.undo.captured.before_rescue
-        if side != before and before is not None and self._loose_key:  # the same row, whose key is kept in two spellings
+        if (
+            side != before and before is not None and self._loose_key
+        ):  # the same row, whose key is kept in two spellings
             whole = comma(f"b.{quoted(name)}" for name in self.undo.captured.table.key)
             same = " AND ".join(f"b.{quoted(name)} = i.{quoted(name)}" for name in self.undo.captured.table.key)
             own += (
@@ -274,16 +277,20 @@ class KeyedTable:
         columns = self.undo.table.restorable
         names = comma(quoted(column.name) for column in columns)
         values = comma(
-            self._value(put_back[column.name], merging=merging) if column.name in put_back else f"t.{quoted(column.name)}"
+            self._value(put_back[column.name], merging=merging)
+            if column.name in put_back
+            else f"t.{quoted(column.name)}"
             for column in columns
         )
         images = f"{self.before} JOIN {self.after} ON {self.same_key}"
         return Rewriting(
             f"DELETE FROM {self.target} AS t USING {images} WHERE {self.now_is('p')} AND {self._may_update(merging=merging)}",
             # The count makes every row go before the first comes back.
-            lambda moved: f"INSERT INTO {qualified(self.undo.table.name)} ({names}) OVERRIDING SYSTEM VALUE "
-            f"SELECT {values} FROM {moved} AS t JOIN ({images}) ON {self.now_is('p')} "
-            f"WHERE (SELECT count(*) FROM {moved}) >= 0",
+            lambda moved: (
+                f"INSERT INTO {qualified(self.undo.table.name)} ({names}) OVERRIDING SYSTEM VALUE "
+                f"SELECT {values} FROM {moved} AS t JOIN ({images}) ON {self.now_is('p')} "
+                f"WHERE (SELECT count(*) FROM {moved}) >= 0"
+            ),
         )
 
     def _may_update(self, *, merging: bool) -> str:
@@ -338,7 +345,8 @@ class KeyedTable:
         key = self.undo.captured.table.key
         sets = comma(
             f"{quoted(pair.now.name)} = {pair.was('p')}"
-            for pair in self.pairs if pair.captured.name not in key and not pair.now.identity_always
+            for pair in self.pairs
+            if pair.captured.name not in key and not pair.now.identity_always
         )
         if not sets:
             return None
@@ -453,9 +461,7 @@ class KeyedTable:
         """The rows that an operation (0 delete, 1 update, 2 insert) would write, outside of the conflicts."""
         joined = f"{self.before} FULL JOIN {self.after} ON {self.same_key}"
         if operation == 0:
-            return (
-                f"SELECT {self.identity('q')} FROM {joined} WHERE {self._no_image('p')} AND {self._not_in_conflict('q')}"
-            )
+            return f"SELECT {self.identity('q')} FROM {joined} WHERE {self._no_image('p')} AND {self._not_in_conflict('q')}"
         wanted = f"NOT {self._no_image('p')} AND {'NOT ' if operation == 1 else ''}{self._no_image('q')}"
         return f"SELECT {self.identity('p')} FROM {joined} WHERE {wanted} AND {self._not_in_conflict('p')}"
 
@@ -469,9 +475,7 @@ class KeyedTable:
         changed = " OR ".join([self._no_image("q"), *moved])
         return f"({changed}) AND {self._not_in_conflict('p')}"
 
-    def referenced_by_others(
-        self, fk: ForeignKey, ours: str | None
-    ) -> str | None:
+    def referenced_by_others(self, fk: ForeignKey, ours: str | None) -> str | None:
         """Rows that the undo removes (or whose referenced value it changes) and that rows of a child still name."""
         moved = [self.differs(pair, "p", "q") for pair in self.touched if pair.now.name in fk.referenced_columns]
         changed = " OR ".join([self._no_image("p"), *moved])
@@ -554,19 +558,18 @@ def strangers(child: KeyedTable | KeylessTable, parent: KeyedTable, fk: ForeignK
     )
 
 
-def _referenced(
-    table: KeyedTable | KeylessTable, fk: ForeignKey, ours: str | None, which: str
-) -> str | None:
+def _referenced(table: KeyedTable | KeylessTable, fk: ForeignKey, ours: str | None, which: str) -> str | None:
     """Rows of the post-image whose referenced value is gone, or about to go, and that a child row `c` names.
 
     `ours`: a condition on `c` that is true of rows which the undo itself puts back; None: look after the writes, and
     at values that are gone.
     """
-    kept = {p.now.name: p for p in table.pairs if p.captured.name in (
-        *table.undo.captured.table.key, *table.undo.captured.after_columns)}
-    if table.undo.captured.after_rescue is None or any(
-        name not in kept for name in fk.referenced_columns
-    ):
+    kept = {
+        p.now.name: p
+        for p in table.pairs
+        if p.captured.name in (*table.undo.captured.table.key, *table.undo.captured.after_columns)
+    }
+    if table.undo.captured.after_rescue is None or any(name not in kept for name in fk.referenced_columns):
         return None
     values = [kept[name].was("q") for name in fk.referenced_columns]
     names_it = " AND ".join(
@@ -706,9 +709,7 @@ class KeylessTable:
         """See `KeyedTable.orphans`."""
         return _orphans(self, fk, lock, self._not_left)
 
-    def referenced_by_others(
-        self, fk: ForeignKey, ours: str | None
-    ) -> str | None:
+    def referenced_by_others(self, fk: ForeignKey, ours: str | None) -> str | None:
         """See `KeyedTable.referenced_by_others`."""
         return _referenced(self, fk, ours, self._not_left)
 
@@ -742,10 +743,12 @@ class KeylessTable:
     def classify(self) -> list[str]:
         """Rows that the run made and that are not there any more, as often."""
         return [
-            f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT {self.place}, m.whole, "
-            f"{_kind(ConflictKind.CHANGED)}, ARRAY[]::text[] FROM {self._made} m LEFT JOIN (SELECT {self._now()} AS whole, "
-            f"count(*) AS copies FROM {self.target} AS t GROUP BY 1) n ON n.whole = m.whole "
-            f"WHERE coalesce(n.copies, 0) < m.copies"
+            (
+                f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT {self.place}, m.whole, "
+                f"{_kind(ConflictKind.CHANGED)}, ARRAY[]::text[] FROM {self._made} m LEFT JOIN "
+                f"(SELECT {self._now()} AS whole, count(*) AS copies FROM {self.target} AS t GROUP BY 1) n "
+                f"ON n.whole = m.whole WHERE coalesce(n.copies, 0) < m.copies"
+            )
         ]
 
 

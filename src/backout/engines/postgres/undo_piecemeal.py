@@ -1,0 +1,136 @@
+"""Writing what can be written: all at once, or where a constraint refuses, ever smaller groups of rows.
+
+What is refused to the end becomes a conflict. Invariant: a row is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+from backout.engines.postgres.undo_sql import CONFLICT_TABLE, KeyedTable, KeylessTable, Statement
+from backout.engines.postgres.undo_work import Work, is_left
+from backout.engines.postgres.undo_write import may_be_a_circle, statements_for, write
+from backout.engines.values import ConflictKind
+from backout.errors import DatabaseFailed
+
+
+def write_or_find(work: Work) -> list[tuple[int, int, int]]:
+    """Write all at once; where a constraint refuses, row by row, and what it refuses becomes a conflict."""
+    work.main.run("SAVEPOINT backout_write")
+    try:
+        written = write(work, merging=True)
+    except DatabaseFailed as error:
+        if not (error.sqlstate or "").startswith("23"):
+            raise
+        work.main.run("ROLLBACK TO SAVEPOINT backout_write")
+        if may_be_a_circle(work, error):
+            return write_or_find(work)
+        written = piecemeal(work)
+    work.main.run("RELEASE SAVEPOINT backout_write")
+    return written
+
+
+def piecemeal(work: Work) -> list[tuple[int, int, int]]:
+    """Ever smaller groups of rows, in passes, until nothing more can be written.
+
+    In passes, since one row may make room for another: undoing `position = position - 1` must go from the top.
+    """
+    pending = _to_write(work)
+    written = [[0, 0, 0] for _ in work.tables]
+    said: dict[str, str] = {}
+    before = -1
+    while sum(map(len, pending.values())) != before:
+        before = sum(map(len, pending.values()))
+        for index, operation in sorted(pending, key=lambda item: (item[1], item[0])):
+            table, group, pending[index, operation] = work.tables[index], pending[index, operation], []
+            if isinstance(table, KeylessTable):
+                pending[index, operation] = group and _try_whole(work, table, written[index], said)
+                continue
+            texts = statements_for(work, table, operation, merging=True)
+            for text in texts[:1]:
+                count, pending[index, operation] = _try(work, table, operation, text, group, said)
+                written[index][operation] += count
+            for text in texts[1:]:  # over the rows of reused keys, which are forced and no part of the group
+                assert isinstance(text, str)
+                written[index][operation] += work.main.run(text, doing="put the rows back").affected
+    _record_refused(work, pending, said)
+    return [(deleted, updated, inserted) for deleted, updated, inserted in written]
+
+
+def _to_write(work: Work) -> dict[tuple[int, int], list[str]]:
+    """(table, operation) -> the rows outside of the conflicts."""
+    pending: dict[tuple[int, int], list[str]] = {}
+    for index, table in enumerate(work.tables):
+        if isinstance(table, KeylessTable):
+            if not is_left(work, table):
+                pending[index, 2] = [_WHOLE]
+            continue
+        for operation in range(3):
+            rows = work.main.run(table.identities(operation)).rows
+            pending[index, operation] = [identity for (identity,) in rows]
+    return pending
+
+
+def _record_refused(work: Work, pending: dict[tuple[int, int], list[str]], said: dict[str, str]) -> None:
+    """What could not be written to the end is in conflict with a constraint."""
+    for (index, _), group in pending.items():
+        table = work.tables[index]
+        if isinstance(table, KeylessTable):
+            if group:
+                work.main.run(*table.refuse(said[_WHOLE]))
+            continue
+        for identity in group:
+            work.main.run(
+                f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns, detail) "
+                "VALUES ($1, $2, $3, ARRAY[]::text[], $4)",
+                [table.place, identity, ConflictKind.CONSTRAINT.value, said.get(identity)],
+            )
+
+
+#: Stands for all rows of a table without a key, which is put back as a whole or not at all.
+_WHOLE = ""
+
+
+def _try_whole(work: Work, table: KeylessTable, written: list[int], said: dict[str, str]) -> list[str]:
+    """Write a table without a key. Returns what is refused: all of it, or nothing."""
+    work.main.run("SAVEPOINT backout_rows")
+    counts = []
+    try:
+        for operation in (0, 2):
+            for text in statements_for(work, table, operation, merging=True):
+                assert isinstance(text, str)
+                counts.append((operation, work.main.run(text, doing="put the rows back").affected))
+        work.main.run("RELEASE SAVEPOINT backout_rows")
+    except DatabaseFailed as error:
+        if not (error.sqlstate or "").startswith("23"):
+            raise
+        work.main.run("ROLLBACK TO SAVEPOINT backout_rows; RELEASE SAVEPOINT backout_rows")
+        said[_WHOLE] = error.message
+        return [_WHOLE]
+    for operation, count in counts:
+        written[operation] += count
+    return []
+
+
+def _try(
+    work: Work, table: KeyedTable, operation: int, text: Statement, group: list[str], said: dict[str, str]
+) -> tuple[int, list[str]]:
+    """Write the rows of the group; where a constraint refuses, its halves. Returns (written, refused rows)."""
+    if not group:
+        return 0, []
+    work.main.run("SAVEPOINT backout_rows")
+    try:
+        only = f" AND {table.identity('q' if operation == 0 else 'p')} = ANY ($1)"
+        limited = text + only if isinstance(text, str) else text.limited(only).alone
+        count = work.main.run(limited, [group], doing="put the rows back").affected
+        work.main.run("RELEASE SAVEPOINT backout_rows")
+        return count, []
+    except DatabaseFailed as error:
+        if not (error.sqlstate or "").startswith("23"):
+            raise
+        work.main.run("ROLLBACK TO SAVEPOINT backout_rows; RELEASE SAVEPOINT backout_rows")
+        if len(group) == 1:
+            said[group[0]] = error.message
+            return 0, group
+    half = len(group) // 2
+    first, failed_first = _try(work, table, operation, text, group[:half], said)
+    second, failed_second = _try(work, table, operation, text, group[half:], said)
+    return first + second, failed_first + failed_second
