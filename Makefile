@@ -21,8 +21,9 @@ demo: python ## a guided change on a small PostgreSQL made for it, taken back ag
 test: python servers ## all tests, on all database servers that can be had
 	@$(RUN_TESTS) $(PYTEST)
 
-quick: python ## the tests on PostgreSQL 18 and SQLite only
-	@BACKOUT_TEST_SERVERS=pg18 $(RUN_TESTS) $(PYTEST)
+quick: python ## in two minutes: units, and the cases on which rows get lost, on PostgreSQL 18 and SQLite
+	@BACKOUT_TEST_SERVERS=pg18 $(RUN_TESTS) tests/unit tests/integration/postgres/test_case*.py \
+		tests/integration/sqlite/test_cases.py $(PYTEST)
 
 check: lint docs test ## all that CI runs
 

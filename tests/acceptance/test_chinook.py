@@ -199,8 +199,8 @@ def test_change_whose_assertion_fails_leaves_no_trace_but_in_the_log(shop: Shop)
     assert failed["error"] == {
         "code": "assertion_failed",
         "message": (
-            f'{shop.folder}/changes/assert-too-much.sql:8: the assertion "nobody has more than twenty customers" is not '
-            f"true: its query said {failed['assertions'][0]['value']}"
+            f'{shop.folder}/changes/assert-too-much.sql:8: the assertion "nobody has more than twenty customers" '
+            f"is not true: its query said {failed['assertions'][0]['value']}"
         ),
         "state": "rolled back",
         "hint": "look at the rows with `backout ghost`; change the statements or the assertion",

@@ -221,8 +221,8 @@ def test_mistake_with_json_is_an_object(folder: Path) -> None:
             "ulr =",
             (
                 ':2:1: unknown key "ulr" in [environments.shop]\nstate: untouched\n'
-                'hint: did you mean "url"? known are: isolation, keep, lock_timeout, min_proof, parameters, rescue_schema, '
-                "role, statement_timeout, superuser, url, url_env, url_file\n"
+                'hint: did you mean "url"? known are: isolation, keep, lock_timeout, min_proof, parameters, '
+                "rescue_schema, role, statement_timeout, superuser, url, url_env, url_file\n"
             ),
         ),
         (
@@ -235,7 +235,8 @@ def test_mistake_with_json_is_an_object(folder: Path) -> None:
             '[environments.shop]\nkeep = "a while"\n',
             (
                 ':2:1: key "keep" may not be "a while"\nstate: untouched\n'
-                'hint: write a number and its unit: "5 seconds", "2 min", "24 hours", "7 days"; a bare number is seconds\n'
+                'hint: write a number and its unit: "5 seconds", "2 min", "24 hours", "7 days"; '
+                "a bare number is seconds\n"
             ),
         ),
     ],

@@ -14,7 +14,7 @@ from backout.recovery.plan import UndoPolicy, plan_undo
 from backout.recovery.proof import Tightness, Verdict
 from backout.runs.recorder import Progress, Recorder, judged, parameters_of
 from backout.runs.report import AssertionReport, ProofReport, RescueReport, RunReport, TableReport
-from backout.runs.supervise import Reopen, Work, supervise
+from backout.runs.supervise import Reopen, Work, keep_back, supervise
 
 PHI = DataClass.PHI.value
 
@@ -169,19 +169,20 @@ def _checked_after(database: Database, run: ChangeRun, report: RunReport) -> Run
             try:
                 answer = database.query(step.statement.text, parameters_of(step, run.values, run.change.dialect))
             except BackoutError as cause:  # whatever it says of the state, the run is committed
+                if report.data == PHI:
+                    keep_back(cause)
                 unanswered = CheckAfterFailed(
                     f'the check "{step.title}" after the commit could not be made: {cause.message}',
                     state="committed", hint=cause.hint,
                 )  # fmt: skip
                 unanswered.report = report
                 raise unanswered from None
-            found.append(judged(step, answer.rows))
+            found.append(judged(step, answer.rows, private=report.data == PHI))
     report = replace(report, assertions=(*report.assertions, *found))
     failed = [one for one in found if not one.passed]
     if failed:
         error = CheckAfterFailed(
-            f'the check "{failed[0].title}" after the commit is not true'
-            + ("" if report.data == PHI else f": its query said {failed[0].value}"),
+            f'the check "{failed[0].title}" after the commit is not true: its query said {failed[0].value}',
             state="committed", hint=f"look at the data, then keep it or take it back: backout undo {report.identifier}",
         )  # fmt: skip
         error.report = report

@@ -17,7 +17,7 @@ from backout.change.model import Change, DataClass, Step, StepKind
 from backout.engines.protocol import Transaction
 from backout.engines.values import Mode, UpdateHint
 from backout.errors import AssertionFailed, BackoutError, DatabaseFailed, ExpectationFailed
-from backout.runs.report import AssertionReport, StatementReport
+from backout.runs.report import AssertionReport, StatementReport, shown
 from backout.runs.script import run_script
 from backout.sql.model import Dialect, Kind
 
@@ -74,16 +74,12 @@ class Recorder:
 
     def _assertion(self, transaction: Transaction, step: Step) -> None:
         result = transaction.check(step.statement.text, parameters_of(step, self.values, self.change.dialect))
-        self.assertions.append(judged(step, result.rows))
+        self.assertions.append(judged(step, result.rows, private=self.change.metadata.data is DataClass.PHI))
         if not self.assertions[-1].passed:
             raise AssertionFailed(
-                f'the assertion "{step.title}" is not true: its query said {self._said(self.assertions[-1])}',
+                f'the assertion "{step.title}" is not true: its query said {self.assertions[-1].value}',
                 hint="look at the rows with `backout ghost`; change the statements or the assertion",
             )
-
-    def _said(self, assertion: AssertionReport) -> str:
-        """Of PHI no value leaves the database, not even in an error."""
-        return "•••" if self.change.metadata.data is DataClass.PHI else assertion.value
 
     def _track(self, transaction: Transaction, kind: StepKind) -> None:
         for step in self.change.steps:
@@ -94,14 +90,14 @@ class Recorder:
                 self.tracked.append(f'{kind.value} "{step.title}": {len(result.rows)} rows')
 
 
-def judged(step: Step, rows: Sequence[tuple[Any, ...]]) -> AssertionReport:
-    """An assertion's verdict: exactly one row of one column, and it is true (SQLite: not 0)."""
+def judged(step: Step, rows: Sequence[tuple[Any, ...]], *, private: bool) -> AssertionReport:
+    """An assertion's verdict: exactly one row of one column, and it is true (SQLite: not 0). See `shown` for `private`."""
     title = step.title or ""
     if len(rows) != 1 or len(rows[0]) != 1:
         return AssertionReport(title, passed=False, value=f"{len(rows)} rows, where a single value was asked for")
     value = rows[0][0]
     passed = value is True or (not isinstance(value, bool) and isinstance(value, int) and value != 0)
-    return AssertionReport(title, passed, "NULL" if value is None else str(value))
+    return AssertionReport(title, passed, "NULL" if value is None else shown(value, private=private))
 
 
 def parameters_of(step: Step, values: Mapping[str, Any], dialect: Dialect) -> Sequence[Any] | Mapping[str, Any]:

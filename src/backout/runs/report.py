@@ -94,3 +94,8 @@ class RunReport:
     notes: tuple[str, ...] = ()
     started_at: datetime | None = None
     database: Mapping[str, Any] = field(default_factory=dict)  # product, version, name, role
+
+
+def shown(value: object, *, private: bool) -> str:
+    """A value in words. Of PHI none leaves the database, in a report as little as in an error, but true and false."""
+    return "•••" if private and not isinstance(value, bool | None) else str(value)

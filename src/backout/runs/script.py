@@ -13,11 +13,11 @@ from contextlib import redirect_stdout
 from types import TracebackType
 from typing import Any
 
-from backout.change.model import Change
+from backout.change.model import Change, DataClass
 from backout.engines.protocol import Transaction
 from backout.engines.values import Mode
 from backout.errors import ROLLED_BACK, UNTOUCHED, AssertionFailed, BackoutError, InvalidFile, Refused, RolledBack
-from backout.runs.report import AssertionReport
+from backout.runs.report import AssertionReport, shown
 from backout.sql.model import Dialect, Kind
 from backout.sql.read import read_script
 
@@ -46,8 +46,8 @@ def run_script(change: Change, transaction: Transaction, mode: Mode, assertions:
         namespace["apply"](database)
         check = namespace.get("check")
         if check is not None:
-            answer = check(database)
-            assertions.append(AssertionReport("check(db)", answer is not False, str(answer)))
+            answer, private = check(database), change.metadata.data is DataClass.PHI
+            assertions.append(AssertionReport("check(db)", answer is not False, shown(answer, private=private)))
     if assertions and not assertions[-1].passed:
         raise AssertionFailed(f"{change.path}: check(db) returned False", hint="look at the rows with `backout ghost`")
 

@@ -69,7 +69,7 @@ def supervise(database: Database, reopen: Reopen, work: Work) -> RunReport:
         return _commit(database, transaction, reopen, number, report)
     except BackoutError as error:
         if work.private:
-            _keep_back(error)
+            keep_back(error)
         if not isinstance(error, OutcomeUnknown):
             _abandon(database, transaction, number, report, error, began)
         raise
@@ -86,7 +86,7 @@ _FOREIGN_WORDS = re.compile(r"(unable to [^:]*|the script raised \w+): .*", re.D
 _NAMES_ONLY = ("08", "23", "25", "40", "42", "53", "55", "57", "58")
 
 
-def _keep_back(error: BackoutError) -> None:
+def keep_back(error: BackoutError) -> None:
     """Take out of the message what the server or a script said, where that can hold a value of a row."""
     code = getattr(error, "sqlstate", None)
     if not isinstance(error, RolledBack) or str(code).startswith(_NAMES_ONLY):

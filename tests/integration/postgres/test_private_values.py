@@ -110,3 +110,22 @@ def test_the_password_is_in_no_report(stage: Stage) -> None:
     report = stage.project.run(stage.change("UPDATE t SET v = 'x'"), "test", ask=yes)
     assert PASSWORD not in everything_said(report)
     assert PASSWORD not in str(stage.project.doctor("test"))
+
+
+def test_of_phi_no_value_is_in_a_check_after_the_commit(stage: Stage) -> None:
+    """Neither in its answer nor in why it could not be made."""
+    stage.make(PATIENTS)
+    for query in ("SELECT name FROM patient WHERE id = 1", "SELECT name::int FROM patient"):
+        error = failure(lambda text=query: stage.run(f'DELETE FROM note;\n-- @after "x"\n{text};', data="phi"))  # type: ignore[misc]
+        assert error.exit_status == 9
+        assert [value for value in PRIVATE if value in everything_said(error)] == []
+
+
+def test_of_phi_no_value_that_a_script_answers_is_shown(stage: Stage) -> None:
+    """What check(db) returns may be a row."""
+    stage.make(PATIENTS)
+    script = (
+        "def apply(db):\n    db.execute('DELETE FROM note')\n"
+        "def check(db):\n    return db.execute('SELECT * FROM patient').fetchall()"
+    )
+    assert [value for value in PRIVATE if value in everything_said(stage.run(script, suffix=".py", data="phi"))] == []
