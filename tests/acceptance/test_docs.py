@@ -89,10 +89,7 @@ def test_library_page_runs(
     assert "changed by others since" in said
 
 
-NOT_YET = pytest.mark.xfail(reason="`db.sqlalchemy()` lacks use_native_hstore=False", strict=False)
-
-
-@pytest.mark.parametrize("name", ["mend-telephone-numbers", pytest.param("close-referrals-by-model", marks=NOT_YET)])
+@pytest.mark.parametrize("name", ["mend-telephone-numbers", "close-referrals-by-model"])
 def test_python_change_of_the_page_runs_and_can_be_undone(
     clinic_folder: Path, postgres18: PostgresDatabase, name: str
 ) -> None:

@@ -279,9 +279,6 @@ def test_the_same_on_postgresql(postgres: PostgresDatabase, tmp_path: Path) -> N
     ]  # fmt: skip
 
 
-@pytest.mark.xfail(
-    reason="with more than 1,000 conflicts, rows that no list named are left without a word", strict=True
-)
 def test_undo_that_leaves_rows_says_so(postgres18: PostgresDatabase, tmp_path: Path) -> None:
     """Of very many conflicts a list names the first; to overwrite those is not yet to have restored everything."""
     postgres18.as_application(

@@ -312,7 +312,7 @@ def test_a_server_that_dies_comes_back_with_all_or_nothing(scene: Scene) -> None
 
 
 def test_a_kill_at_a_random_instant_leaves_journal_and_data_in_agreement(scene: Scene) -> None:
-    at_random(scene, 18 // SHORTER, SEED)
+    at_random(scene, 12 // SHORTER, SEED)
 
 
 def at_random(scene: Scene, rounds: int, seed: int) -> None:

@@ -383,7 +383,7 @@ def _compare(
 # -- the searches ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=18 // SHORTER)
+@settings(max_examples=15 // SHORTER)
 @given(case=cases())
 def test_what_is_captured_is_what_changed(postgres: PostgresDatabase, case: Case) -> None:
     """Whatever the run does and others do meanwhile: the images are the net difference, and undo restores it."""

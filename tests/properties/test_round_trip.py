@@ -181,14 +181,14 @@ def _judge(program: Program, table: str, key: tuple[str, ...], conflicts: list[C
         assert wanted == found.get(one), f"{table} {one}: {told.get(one)}"
 
 
-@settings(max_examples=12 // SHORTER, suppress_health_check=SLOW_DATA)
+@settings(max_examples=9 // SHORTER, suppress_health_check=SLOW_DATA)
 @given(data=st.data())
 def test_what_was_run_and_undone_is_as_before(postgres: PostgresDatabase, tmp_path: Path, data: st.DataObject) -> None:
     """Ghost leaves nothing, `ghost --undo` proves, undo restores every row, and an undo can be undone."""
     there_and_back(postgres, tmp_path, data.draw(programs(postgres.version, foreign=False)))
 
 
-@settings(max_examples=12 // SHORTER, suppress_health_check=SLOW_DATA)
+@settings(max_examples=9 // SHORTER, suppress_health_check=SLOW_DATA)
 @given(data=st.data())
 def test_what_others_changed_since_is_kept_and_reported(
     postgres: PostgresDatabase, tmp_path: Path, data: st.DataObject

@@ -204,6 +204,7 @@ class UndoOutcome:
     refused: bool  # conflicts, and the resolution does not allow to go on: nothing was written
     fingerprint: str | None = None  # of all conflicts met, to be named by a later `Resolution.seen`
     notes: tuple[str, ...] = ()
+    unlisted: int = 0  # rows in conflict, and left, beyond those in `conflicts`
 
 
 class RunState(Enum):

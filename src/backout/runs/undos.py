@@ -91,16 +91,14 @@ def _as_planned(table: TableReport, counts: Counts) -> TableReport:
 
 
 def _conflicts(run: UndoRun, outcome: UndoOutcome, report: RunReport) -> Conflicts:
-    name, count = run.record.identifier, len(outcome.conflicts)
+    name, count = run.record.identifier, len(outcome.conflicts) + outcome.unlisted
     error = Conflicts(
         f'{count} {"row was" if count == 1 else "rows were"} changed by others since run "{name}"',
         outcome.conflicts,
         hint=f"restore all the others: backout undo {name} --partial; "
         f"these too, by number: --overwrite {','.join(str(one.number) for one in outcome.conflicts[:2])}",
     )
-    error.report = replace(
-        report, outcome=RunState.REFUSED, state="untouched"
-    )  # fmt: skip
+    error.report = replace(report, outcome=RunState.REFUSED, state="untouched")
     return error
 
 

@@ -14,6 +14,7 @@ Invariant: the rows written are exactly those planned; any other count rolls the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from backout.engines.postgres.names import comma
 from backout.engines.postgres.session import Session
@@ -83,7 +84,6 @@ def _careful(work: Work, resolution: Resolution) -> UndoOutcome:
     for _ in range(_ROUNDS):
         discover(work)
         conflicts, fingerprint, unlisted = listed(work)
-        more = (f"{unlisted} more rows are in conflict than are listed",) if unlisted else ()
         notes = _objections(conflicts, resolution, fingerprint, unlisted=unlisted)
         if notes is not None:
             return UndoOutcome(
@@ -92,26 +92,32 @@ def _careful(work: Work, resolution: Resolution) -> UndoOutcome:
                 work.way.value,
                 refused=True,
                 fingerprint=fingerprint,
-                notes=(*work.plan.notes, *more, *notes),
+                notes=(*work.plan.notes, *_more(unlisted), *notes),
+                unlisted=unlisted,
             )
         if resolution.overwrite:
             numbers = comma(str(int(number)) for number in sorted(resolution.overwrite))
             work.main.run(f"UPDATE {CONFLICT_TABLE} SET forced = true WHERE number IN ({numbers})")
+            conflicts, _, unlisted = listed(work)  # what is left: of very many, others than were listed
         known = work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE}")
         work.main.run("SAVEPOINT backout_undo")
         written = write_or_find(work)
         broken = broken_keys(work)
         if work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE}") == known and not broken and not unrestored(work):
             work.main.run("RELEASE SAVEPOINT backout_undo")
-            left = tuple(c for c in conflicts if c.number not in resolution.overwrite)
-            return _outcome(work, written, left, fingerprint=fingerprint)
+            outcome = _outcome(work, written, conflicts, fingerprint=fingerprint)
+            return replace(outcome, notes=(*outcome.notes, *_more(unlisted)), unlisted=unlisted)
         work.main.run("ROLLBACK TO SAVEPOINT backout_undo")
         work.main.run(f"DELETE FROM {CONFLICT_TABLE}")
     raise Busy(
         "unable to put the rows back: they keep changing, or an overwritten row breaks a foreign key",
         state="rolled back",
-        hint="try again when it is quieter, or overwrite fewer rows",
+        hint="overwrite the rows together that refer to each other, or try again when it is quieter",
     )
+
+
+def _more(unlisted: int) -> tuple[str, ...]:
+    return (f"{unlisted} more rows are in conflict than are listed",) if unlisted else ()
 
 
 def _objections(

@@ -62,10 +62,11 @@ def _put_back(work: Work, rows: Sequence[tuple[int, str, str, list[str], str | N
 
 
 def listed(work: Work) -> tuple[tuple[Conflict, ...], str, int]:
-    """The conflicts, numbered, with their rows; a fingerprint of the list, so that a later answer fits it; how many
-    more there are.
+    """The conflicts that nobody forces: (numbered, with their rows; a fingerprint of that list; how many more).
+
+    By the fingerprint a later answer is known to be about the very list that was shown.
     """
-    total = work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE}")
+    total = work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE} WHERE NOT forced")
     conflicts: list[Conflict] = []
     for table in work.tables:
         names = [pair.captured.name for pair in table.pairs]

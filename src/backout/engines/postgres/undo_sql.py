@@ -497,7 +497,7 @@ class KeyedTable:
             f"SELECT x.number, x.kind, x.columns, x.detail, {comma(cells)} FROM {CONFLICT_TABLE} x "
             f"JOIN ({self.before} FULL JOIN {self.after} ON {self.same_key}) ON x.identity = {identity} "
             f"LEFT JOIN {self.target} AS t ON {now_key} "
-            f"WHERE x.place = {self.place} ORDER BY x.number LIMIT {limit}"
+            f"WHERE x.place = {self.place} AND NOT x.forced ORDER BY x.number LIMIT {limit}"
         )
 
     def save_left(self, name: str) -> str:
@@ -729,7 +729,7 @@ class KeylessTable:
         cells += ["NULL::text"] * len(names)
         return (
             f"SELECT x.number, x.kind, x.columns, x.detail, {comma(cells)} FROM {CONFLICT_TABLE} x {' '.join(joins)} "
-            f"WHERE x.place = {self.place} ORDER BY x.number LIMIT {limit}"
+            f"WHERE x.place = {self.place} AND NOT x.forced ORDER BY x.number LIMIT {limit}"
         )
 
     def refuse(self, detail: str) -> tuple[str, list[str]]:
