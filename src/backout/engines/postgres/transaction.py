@@ -191,6 +191,9 @@ class PostgresTransaction:
         if again:
             self._begin_aux()
         hold(self._aux, run)
+        if sum(counted.total for _, _, counted in observed.counts.values()) > _MANY_ROWS:
+            for session in (main, self._aux):
+                session.run("SET LOCAL max_parallel_workers_per_gather = 0")
         if again or not _hints_explain(hints, observed):
             narrowed = {}
         captured = self._capture_tables(run, observed, narrowed)
@@ -346,6 +349,10 @@ _EXACT = {
     "row_security": "off",
     "TimeZone": "UTC",
 }
+#: From here on parallel workers only pass every row on to the session that writes it, and both sides read at once: an
+#: undo of 500,000 rows took 6.8 s with them and 5.8 s without (18.4, 2 cores). Few rows in a big table want them.
+_MANY_ROWS = 50_000
+
 _EXACTLY = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _EXACT.items())
 
 
