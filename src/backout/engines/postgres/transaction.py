@@ -26,7 +26,7 @@ from backout.engines.postgres.names import comma, literal, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.samples import sample_rows
 from backout.engines.postgres.script import ScriptConnection
-from backout.engines.postgres.session import Answer, Session
+from backout.engines.postgres.session import EXACT_TEXT, Answer, Session
 from backout.engines.postgres.undo import revert
 from backout.engines.postgres.undo_work import Reverted
 from backout.engines.values import (
@@ -340,15 +340,8 @@ class PostgresTransaction:
                 session.close()  # a session that cannot roll back ends, and the server rolls it back
 
 
-#: See `session.EXACT_TEXT`; set again, since the change may have set them otherwise.
-_EXACT = {
-    "DateStyle": "ISO,YMD",
-    "IntervalStyle": "postgres",
-    "extra_float_digits": "3",
-    "bytea_output": "hex",
-    "row_security": "off",
-    "TimeZone": "UTC",
-}
+#: Set again, since the change may have set them otherwise.
+_EXACT = {**EXACT_TEXT, "row_security": "off", "TimeZone": "UTC"}
 #: From here on parallel workers only pass every row on to the session that writes it, and both sides read at once: an
 #: undo of 500,000 rows took 6.8 s with them and 5.8 s without (18.4, 2 cores). Few rows in a big table want them.
 _MANY_ROWS = 50_000
