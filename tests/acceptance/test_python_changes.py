@@ -394,13 +394,16 @@ MODELS = """
     def count(mapper, connection, patient):
         patient.touched += 1
 
-    @event.listens_for(Session, "before_flush")
+    class PatientSession(Session):  # a listener of Session itself would hear the sessions of other tests
+        pass
+
+    @event.listens_for(PatientSession, "before_flush")
     def tidy(session, context, instances):
         for patient in session.dirty:
             patient.phone = patient.phone and patient.phone.replace(" ", "")
 
     def session_of(db):
-        return Session(bind=db.sqlalchemy(), join_transaction_mode="create_savepoint")
+        return PatientSession(bind=db.sqlalchemy(), join_transaction_mode="create_savepoint")
     """
 
 BY_MODEL = (
