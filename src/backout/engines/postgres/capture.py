@@ -14,7 +14,6 @@ Invariant: when `capture_table` returns, both images are complete, or it raised 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from backout.engines.postgres.images import (
@@ -25,7 +24,7 @@ from backout.engines.postgres.images import (
     stored_list,
 )
 from backout.engines.postgres.names import qualified, quoted
-from backout.engines.postgres.session import Session, pipe
+from backout.engines.postgres.session import Session, at_once, pipe
 from backout.engines.values import CapturedTable, Counts, Table, TableName
 
 GENERAL = "two snapshots"
@@ -113,15 +112,16 @@ def _quick(
         f"CREATE TABLE {qualified(place.after)} AS SELECT {stored_list(kept, 't')}, ({made}) AS {mine} "
         f"FROM {source} WHERE {made} OR {gone}"
     )
-    with ThreadPoolExecutor(1) as beside:
-        other = beside.submit(aux.run, write_before, doing=_doing(table))
-        after = main.run(write_after, doing=_doing(table)).affected
-        before = other.result().affected
-    exact = before == counted.updated + counted.deleted and after == counted.inserted + counted.updated
-    if exact and after:
-        exact = not main.value(f"SELECT EXISTS (SELECT FROM {qualified(place.after)} WHERE NOT {mine})")
-    if exact:
-        return before, after
+
+    def read_after() -> tuple[int, bool]:
+        rows = main.run(write_after, doing=_doing(table)).affected
+        exact = rows == counted.inserted + counted.updated
+        only_locked = f"SELECT EXISTS (SELECT FROM {qualified(place.after)} WHERE NOT {mine})"
+        return rows, exact and not (rows and main.value(only_locked))
+
+    answer, (after, exact) = at_once(lambda: aux.run(write_before, doing=_doing(table)), read_after)
+    if exact and answer.affected == counted.updated + counted.deleted:
+        return answer.affected, after
     aux.run(f"DROP TABLE {qualified(place.before)}")
     main.run(f"DROP TABLE {qualified(place.after)}")
     return None

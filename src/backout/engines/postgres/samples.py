@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from backout.engines.postgres.images import columns_named
 from backout.engines.postgres.names import comma, qualified, quoted
-from backout.engines.postgres.session import Session
+from backout.engines.postgres.session import Session, at_once
 from backout.engines.values import CapturedTable, Column, RowChange, TableName
 
 _Row = dict[str, str | None]
@@ -21,14 +21,18 @@ def sample_rows(
     after_kept = columns_named(table, (*key, *captured.after_columns)) if key else all_columns
     inserted = captured.counted.inserted if captured.counted else 0
     first = limit - min(inserted, limit // 3) if key else limit  # of a mixed change some new rows are shown, too
-    before = _rows(before_session, schema, captured.before_rescue, all_columns, key, first)
+    before, after = at_once(
+        lambda: _rows(before_session, schema, captured.before_rescue, all_columns, key, first),
+        lambda: _rows(after_session, schema, captured.after_rescue, after_kept, key, limit),
+        beside=before_session is not after_session,
+    )
     if not key:
-        after = _rows(after_session, schema, captured.after_rescue, after_kept, key, limit)
         return [RowChange(table.name, row, None) for _, row in before] + [
             RowChange(table.name, None, row) for _, row in after
         ]
-    named = [identity for identity, _ in before]
-    after_of = dict(_rows(after_session, schema, captured.after_rescue, after_kept, key, limit, only=named))
+    after_of, named = dict(after), [identity for identity, _ in before]
+    missing = [identity for identity in named if identity not in after_of]  # deleted, or not among the first by key
+    after_of |= _rows(after_session, schema, captured.after_rescue, after_kept, key, limit, only=missing)
     changes = [RowChange(table.name, row, _merged(row, after_of.get(identity))) for identity, row in before]
     if len(changes) < limit:
         new = _rows(after_session, schema, captured.after_rescue, after_kept, key, limit, but=named)

@@ -6,9 +6,10 @@ begins or ends by itself. Not for: deciding anything. Invariant: no psycopg erro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import psycopg
@@ -16,6 +17,9 @@ from psycopg import RawCursor, pq
 
 from backout.engines.postgres.errors import connection_failed, translated
 from backout.errors import Interrupted
+
+_First = TypeVar("_First")
+_Second = TypeVar("_Second")
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,21 @@ class Session:
     def close(self) -> None:
         """End the session; an open transaction is rolled back by the server."""
         self.connection.close()
+
+
+def at_once(
+    first: Callable[[], _First], second: Callable[[], _Second], *, beside: bool = True
+) -> tuple[_First, _Second]:
+    """Both answers, of two sessions that work at the same time; one after the other where it is one session.
+
+    Waits for both, also where one raises: a session must be idle before anything else is asked of it.
+    """
+    if not beside:
+        return first(), second()
+    with ThreadPoolExecutor(1) as thread:
+        other = thread.submit(first)
+        mine = second()
+        return other.result(), mine
 
 
 def pipe(source: Session, copy_out: str, target: Session, copy_in: str) -> None:
