@@ -10,7 +10,7 @@ PYTEST ?=
 BIN := .venv/bin
 RUN_TESTS := $(BIN)/pytest -n $(WORKERS)
 
-.PHONY: help demo test quick check lint format docs hunt bench lock clean python servers
+.PHONY: help demo test quick conformance check lint format docs hunt bench lock clean python servers
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,8 +22,10 @@ test: python servers ## all tests, on all database servers that can be had
 	@$(RUN_TESTS) $(PYTEST)
 
 quick: python ## in two minutes: units, and the cases on which rows get lost, on PostgreSQL 18 and SQLite
-	@BACKOUT_TEST_SERVERS=pg18 $(RUN_TESTS) tests/unit tests/integration/postgres/test_case*.py \
-		tests/integration/sqlite/test_cases.py $(PYTEST)
+	@BACKOUT_TEST_SERVERS=pg18 $(RUN_TESTS) tests/unit tests/conformance/test_case*.py $(PYTEST)
+
+conformance: python servers ## every behaviour that an engine promises, on each engine that can be had
+	@$(RUN_TESTS) tests/conformance $(PYTEST)
 
 check: lint docs test ## all that CI runs
 

@@ -1,12 +1,15 @@
-"""`python -m bench [ROUNDS]`: measure, print, and write the table into docs/performance.md."""
+"""`python -m bench [ROUNDS] [ENGINE …]`: measure, print, and write each engine's section into docs/performance.md."""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.postgres import measure
+from bench import postgres, sqlite
+from bench.measure import Ratio
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 HEAD = """# Performance
@@ -17,18 +20,36 @@ in one transaction, and `UPDATE … FROM rescue` to take it back. "Guarded" is t
 process's start to its end. The server runs with fsync, on the machine of the measurement; nothing else does.
 
 """
+ENGINES: Mapping[str, tuple[str, Callable[[int], tuple[list[Ratio], list[str]]]]] = {
+    "postgres": ("PostgreSQL", postgres.measure),
+    "sqlite": ("SQLite", sqlite.measure),
+}
 
 
 def main() -> None:
-    """Measure and write."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    ratios, lines = measure(rounds)
+    """Measure and write; sections of engines that are not named stay as they are."""
+    words = sys.argv[1:]
+    rounds = next((int(word) for word in words if word.isdigit()), 5)
+    for name in [word for word in words if word in ENGINES] or list(ENGINES):
+        title, measure = ENGINES[name]
+        text = _section(title, rounds, *measure(rounds))
+        print(text)
+        PAGE.write_text(_replaced(PAGE.read_text(encoding="utf-8"), title, text), encoding="utf-8")
+
+
+def _section(title: str, rounds: int, ratios: list[Ratio], lines: list[str]) -> str:
     table = ["| what | ours | other | ratio | bar | met |", "|---|---|---|---|---|---|"]
     table += [ratio.row() for ratio in ratios]
-    text = HEAD + f"## PostgreSQL, {datetime.now(UTC):%Y-%m-%d}, {rounds} rounds\n\n" + "\n".join(table)
-    text += "\n\n" + "\n".join(lines) + "\n"
-    print(text)
-    PAGE.write_text(text, encoding="utf-8")
+    head = f"## {title}, {datetime.now(UTC):%Y-%m-%d}, {rounds} rounds"
+    return "\n\n".join([head, "\n".join(table), "\n".join(lines)]) + "\n"
+
+
+def _replaced(page: str, title: str, text: str) -> str:
+    """The page with a new section of that title: in its place, or at the end."""
+    _, *sections = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    place = next((i for i, one in enumerate(sections) if one.startswith(f"## {title},")), len(sections))
+    sections[place : place + 1] = [text]
+    return HEAD + "\n".join(one.rstrip("\n") + "\n" for one in sections)
 
 
 if __name__ == "__main__":

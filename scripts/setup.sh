@@ -56,6 +56,31 @@ setup_python() {
 }
 
 setup_servers() {
+    setup_postgresql
+    setup_mariadb
+}
+
+setup_mariadb() {
+    if command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ]; then
+        return
+    fi
+    if ! may_apt_install; then
+        say "no MariaDB here and no right to install it: the tests say what they leave out"
+        return
+    fi
+    if [ -e build/no-mariadb ]; then
+        return
+    fi
+    say "installing Debian's MariaDB for the tests (its own server is not started)"
+    # RUNLEVEL=1: as below. Where an init system starts it all the same, it is not ours to stop: the tests use a free port.
+    if ! { apt-get -q update >&2 && RUNLEVEL=1 apt_install mariadb-server; }; then
+        say "MariaDB cannot be had here: the tests say what they leave out (make clean, to try again)"
+        mkdir -p build
+        touch build/no-mariadb
+    fi
+}
+
+setup_postgresql() {
     if [ -x /usr/lib/postgresql/15/bin/postgres ]; then
         return
     fi

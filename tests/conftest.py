@@ -10,7 +10,12 @@ import apsw
 import pytest
 from hypothesis import HealthCheck, settings
 
-from servers import PostgresDatabase, PostgresServers, chosen, describe, present
+import servers_mariadb
+from servers import PostgresDatabase, PostgresServers, chosen, describe, in_memory, present
+from servers_mariadb import MariaDatabase, MariaServers
+
+if place := in_memory():
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)  # where tmp_path is: SQLite's files wait for no disk
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.register_profile("hunt", settings.get_profile("default"), max_examples=5_000)
@@ -27,14 +32,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> list[str]:
     """Say which databases this run tests, and which it does not and why."""
-    return [*describe(), f"SQLite {apsw.sqlite_lib_version()}: tested (with apsw)"]
+    return [*describe(), *servers_mariadb.describe(), f"SQLite {apsw.sqlite_lib_version()}: tested (with apsw)"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests of `postgres` on each server; without any they are skipped, and say so."""
     if "postgres" in metafunc.fixturenames:
+        servers = [*present()]
+        if metafunc.definition.get_closest_marker("ends"):
+            servers = sorted({*servers[:1], *servers[-1:]}, key=servers.index)
         none = pytest.param("none", marks=pytest.mark.skip(reason="no PostgreSQL to test with"))
-        metafunc.parametrize("postgres", [*present()] or [none], indirect=True)
+        metafunc.parametrize("postgres", servers or [none], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +77,21 @@ def postgres18(postgres_servers: PostgresServers) -> Iterator[PostgresDatabase]:
 def sqlite_path(tmp_path: Path) -> Path:
     """Where a fresh SQLite database can be: nothing is there yet."""
     return tmp_path / "test.db"
+
+
+@pytest.fixture(scope="session")
+def mariadb_servers(worker_id: str) -> Iterator[MariaServers]:
+    """The MariaDB server of this process: started when first needed, ended with the process."""
+    servers = MariaServers(worker_id)
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture
+def mariadb(mariadb_servers: MariaServers) -> Iterator[MariaDatabase]:
+    """A fresh database on MariaDB; skipped, and said so, where there is none."""
+    if not servers_mariadb.present():
+        pytest.skip("MariaDB is not tested in this run")
+    database = mariadb_servers.create_database()
+    yield database
+    mariadb_servers.drop_database(database)

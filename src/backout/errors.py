@@ -86,15 +86,21 @@ class RolledBack(BackoutError):
 
 
 class DatabaseFailed(RolledBack):
-    """The database refused a statement; `sqlstate` is its code where it has one."""
+    """The database refused a statement; `sqlstate` is its code, `table` the table whose constraint it was, if any."""
 
     code = "database_error"
 
     def __init__(
-        self, message: str, *, sqlstate: str | None = None, state: str = ROLLED_BACK, hint: str | None = None
+        self,
+        message: str,
+        *,
+        sqlstate: str | None = None,
+        table: str | None = None,
+        state: str = ROLLED_BACK,
+        hint: str | None = None,
     ) -> None:
         super().__init__(message, state=state, hint=hint)
-        self.sqlstate = sqlstate
+        self.sqlstate, self.table = sqlstate, table
 
 
 class ExpectationFailed(RolledBack):
@@ -154,6 +160,27 @@ class CheckAfterFailed(BackoutError):
 
     code = "check_after_failed"
     exit_status = 9
+
+
+class RehearsalFailed(BackoutError):
+    """A rehearsal did not prove what it is for; `state` says whether the change was put back."""
+
+    code = "rehearsal_failed"
+    exit_status = 9
+
+
+class PartlyCommitted(BackoutError):
+    """A run in batches failed after some of them were committed; `state` says up to which."""
+
+    code = "partly_committed"
+    exit_status = 10
+
+
+class RestoreFailed(BackoutError):
+    """A restore ended half-way, on a database that cannot take back what it has done so far."""
+
+    code = "restore_failed"
+    exit_status = 10
 
 
 class OutcomeUnknown(BackoutError):

@@ -265,5 +265,5 @@ def test_what_a_person_reads_says_the_state_first_and_the_next_command_last(shop
         "run       shop-2  (real)\nchange    delete-customer: Delete a customer who asked for it"
     )
     assert "… and 34 more" in show.out
-    assert clean.out == "nothing to do: no rescue has expired\n"
+    assert clean.out == "nothing to do: no rescue and no backup has expired\n"
     assert "put back" in undo.out

@@ -36,7 +36,7 @@ class Order:
     url: str
     role: str
     folder: str
-    action: str  # "run", "ghost", "undo"
+    action: str  # "run", "ghost", "undo", "resume"
     change: str
     run: str = ""
     moment: int = 0  # the n-th word to the server; 0: none
@@ -123,6 +123,8 @@ def obey(order: Order) -> int:
         project = order.project()
         if order.action == "undo":
             project.undo(order.run, ask=yes)
+        elif order.action == "resume":
+            project.resume(order.run, ask=yes)
         else:
             change = project.change(order.change)
             if order.action == "ghost":

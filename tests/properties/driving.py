@@ -55,9 +55,9 @@ class Ran:
 
 
 @contextmanager
-def opened(database: PostgresDatabase) -> Iterator[Engine]:
+def opened(database: PostgresDatabase, **settings: Any) -> Iterator[Engine]:
     """The engine on that database, with a journal; the application's role does the change."""
-    found = Settings(database.login_url, "test", role=database.application_role, lock_timeout_s=10.0)
+    found = Settings(database.login_url, "test", role=database.application_role, lock_timeout_s=10.0, **settings)
     engine = postgres.connect(found)
     try:
         if engine.journal.state() is JournalState.ABSENT:
@@ -73,9 +73,11 @@ def start(mode: Mode = Mode.REAL, undo_of: int | None = None) -> RunStart:
 
 
 @contextmanager
-def transaction(engine: Engine, *, snapshot: bool = False) -> Iterator[PostgresTransaction]:
+def transaction(
+    engine: Engine, *, known: Sequence[tuple[str | None, str]] = (), snapshot: bool = False
+) -> Iterator[PostgresTransaction]:
     """A supervised transaction, rolled back unless committed inside."""
-    found = engine.transaction([], snapshot=snapshot)
+    found = engine.transaction(known, snapshot=snapshot)
     try:
         yield found
     finally:
@@ -98,7 +100,8 @@ def undo(engine: Engine, ran: Ran, resolution: Resolution | None = None) -> Undo
     now = {one.table.name: engine.table(one.table.name, one.table.identifier) for one in record.tables}
     plan = plan_undo(ran.number, record.tables, now, UndoPolicy())
     number = engine.journal.begin_run(start(Mode.UNDO, ran.number))
-    with transaction(engine) as found:
+    known = [(one.table.name.schema, one.table.name.name) for one in plan.tables]
+    with transaction(engine, known=known) as found:
         outcome = found.revert(plan, resolution or Resolution())
         assert not outcome.refused, outcome.conflicts
         finish(engine, found, number, found.capture(number, (), keep=True))

@@ -134,8 +134,11 @@ def test_the_undo_file_is_part_of_the_digest(write: Write) -> None:
 
 
 MINIMAL = '-- /// change\n-- title = "What this change does, in one sentence"\n-- ///'
-KNOWN = "known are: author, backout, data, dialect, mitigation, parameters, request, requested_by, risk, title"
-DIRECTIVES = "known are: @after, @assert, @expect, @post, @pre"
+KNOWN = (
+    "known are: author, backout, data, date, dialect, env, idempotent, links, mitigation, parameters, request, "
+    "requested_by, risk, run, test, title"
+)
+DIRECTIVES = "known are: @after, @assert, @batch, @expect, @post, @pre, @subset"
 BLOCK = "in the metadata block"
 TYPES = "known are: bool, bool[], date, date[], int, int[], numeric, numeric[], text, text[], timestamp, timestamp[]"
 
@@ -158,11 +161,12 @@ BROKEN = [
     (meta("risk = "), "a.sql:3:11: not valid TOML: invalid value", None),
     (meta('risk = "x'), "a.sql:3:13: not valid TOML: illegal character '\\n'", None),
     (meta('risc = "x"'), 'a.sql:3:4: unknown key "risc"', f'did you mean "risk"? {KNOWN}'),
-    (meta('run = ["x"]'), 'a.sql:3:4: key "run" is not in this version', "write the change as .sql or .py"),
+    (meta('run = ["x"]'), 'a.sql:1:1: key "run" in a change of statements',
+     "take it out: backout runs them itself"),
     (meta("risk = 1"), 'a.sql:3:4: key "risk" must be text', 'risk = "…"'),
     (meta('data = "phy"'), 'a.sql:3:4: key "data" may not be "phy"',
      'did you mean "phi"? known are: internal, phi, public'),
-    (meta('dialect = "mysql"'), 'a.sql:3:4: key "dialect" may not be "mysql"', "known are: postgres, sqlite"),
+    (meta('dialect = "mysql"'), 'a.sql:3:4: key "dialect" may not be "mysql"', "known are: mariadb, postgres, sqlite"),
     (meta("parameters = 1"), 'a.sql:3:4: key "parameters" must be a table', "write [parameters], then name = value"),
     (meta("[parameters]\n-- x = {a = 1}"), 'a.sql:4:4: parameter "x" has an unknown key "a"',
      "known are: per_environment, type, value"),
@@ -182,10 +186,28 @@ BROKEN = [
      "write one after the metadata block"),
     (META + "-- @expct 1\nDELETE FROM a", 'a.sql:4:4: unknown directive "@expct"',
      f'did you mean "@expect"? {DIRECTIVES}'),
-    (META + "-- @batch a by=i size=10\nDELETE FROM a", 'a.sql:4:4: directive "@batch" is not in this version',
-     "split the change by hand"),
-    (META + "-- @subset 10\nDELETE FROM a", 'a.sql:4:4: directive "@subset" is not in this version',
-     "split the change by hand"),
+    (META + "-- @batch a\nDELETE FROM a", 'a.sql:4:4: directive "@batch" is not understood',
+     "@batch table by=key, or @batch table by=key,key size=1000"),
+    (META + "-- @batch a by=i,i\nDELETE FROM a", 'a.sql:4:4: "@batch" names a column twice',
+     "@batch table by=key, or @batch table by=key,key size=1000"),
+    (META + "-- @batch a by=i size=0\nDELETE FROM a", 'a.sql:4:4: "@batch" with size=0 can never end',
+     "@batch table by=key, or @batch table by=key,key size=1000"),
+    (META + "-- @batch a by=i\nSELECT 1", 'a.sql:4:4: "@batch" stands before a statement that writes nothing',
+     "write it before the statement"),
+    (META + "-- @batch a by=i\n-- @batch a by=i\nDELETE FROM a", 'a.sql:5:4: a second "@batch" for one statement',
+     "keep one"),
+    (META + "-- @batch a by=i\nDELETE FROM a;\nDELETE FROM b", "a.sql:6:1: a change with @batch has one statement, "
+     "and this is another",
+     "make a change of its own of it: each batch is a transaction, and this would belong to none"),
+    (META + '-- @assert "x"\nSELECT true;\n-- @batch a by=i\nDELETE FROM a',
+     'a.sql:5:1: the assertion "x" stands before the statement that runs in batches',
+     "write it after the statement: assertions are asked once, after the last batch"),
+    (META + "-- @batch a by=i\nUPDATE a SET i = 1", "a.sql:5:1: this statement cannot run in batches: "
+     'it changes "i", by which its rows are told apart', "leave that column as it is"),
+    (META + "-- @expect total 5\nDELETE FROM a", 'a.sql:4:1: "@expect total" without "@batch"',
+     "write @expect LOW..HIGH"),
+    (META + "-- @subset 10\nDELETE FROM a", 'a.sql:4:4: directive "@subset" is not understood',
+     "@subset table by=key"),
     (META + "-- @expect some\nDELETE FROM a", 'a.sql:4:4: directive "@expect" has no number of rows',
      "@expect 12, @expect 10..20 or @expect :name"),
     (META + "-- @expect 9..1\nDELETE FROM a", 'a.sql:4:4: "@expect 9..1" can never be met', "@expect 1..9"),
@@ -261,9 +283,10 @@ def test_a_directory_is_not_a_change(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_language_is_refused(write: Write) -> None:
-    assert error_of(write("", "a.rb")) == (
-        '"a.rb" is not a change: its name ends in ".rb"\nstate: untouched\n'
-        "hint: name it .sql or .py; programs of other languages are not in this version"
+    assert error_of(write("", "a.cob")) == (
+        '"a.cob" is not a change: its name ends in ".cob"\nstate: untouched\n'
+        "hint: name it .sql, .py, or one of .rb, .rake, .sh, .pl, .ex, .exs, .js, .mjs, .cjs, .ts, .php, .go, .kts with "
+        "`run` in its metadata"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -60,8 +58,8 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: Captured) -> Non
 
 def test_help_imports_no_driver_no_parser_and_no_rich(folder: Path) -> None:
     code = (
-        "import sys; from backout.cli.main import execute; execute(['--help']); slow = {'psycopg', 'apsw', 'rich', "
-        "'postgast', 'sqlglot', 'google'}; print(sorted(slow & set(sys.modules)), file=sys.stderr)"
+        "import sys; from backout.cli.main import execute; execute(['--help']); slow = {'psycopg', 'sqlalchemy', 'apsw', "
+        "'rich', 'postgast', 'sqlglot', 'google'}; print(sorted(slow & set(sys.modules)), file=sys.stderr)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True, check=True)
@@ -73,10 +71,7 @@ def test_help_imports_no_driver_no_parser_and_no_rich(folder: Path) -> None:
     [
         (
             ["gohst"],
-            (
-                'error: no verb "gohst"\nstate: untouched\nhint: did you mean "ghost"? known are: check, clean, '
-                "completion, demo, doctor, ghost, init, log, new, run, show, undo\n"
-            ),
+            'error: no verb "gohst"\nstate: untouched\nhint: did you mean "ghost"?\n',
         ),
         (["check"], "error: missing argument 'CHANGE'\nstate: untouched\nhint: backout check --help\n"),
         (
@@ -250,15 +245,9 @@ def test_completion_of_verbs_changes_and_environments(folder: Path, words: str, 
     assert (done.stdout, done.stderr) == (completed, "")
 
 
-def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_reference_pages_tell_what_the_code_is() -> None:
-    made = reference()
-    assert [name for name, text in made.pages().items() if not made.is_written(name, text)] == []
+    said = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "reference.py", "--check"], capture_output=True, check=False
+    )
+
+    assert (said.returncode, said.stdout, said.stderr) == (0, b"", b"")

@@ -62,7 +62,7 @@ REPORT = RunReport(
     assertions=(AssertionReport("none is open", True, "true"),),
     proof=ProofReport(True, "exact", ("public.note", "public.referral")),
     sequences=(SequenceMove("public.note_id_seq", None, 9),),
-    locks=(Lock("public.referral", "RowExclusiveLock"),),
+    locks=(Lock("public.referral", "RowExclusiveLock", "others read; DDL waits"),),
     rescue=(RescueReport("rescue.r41_1_before", 131, NOON + timedelta(days=7)),),
     duration_s=0.5,
     database={"product": "PostgreSQL", "version": "18.0", "name": "clinic", "role": "clinic_app"},
@@ -115,7 +115,7 @@ sequences stay advanced
   public.note_id_seq  not used yet → 9
 
 locks until the end
-  public.referral  RowExclusiveLock
+  public.referral  RowExclusiveLock (others read; DDL waits)
 
 proof
   complete, exact: every write that the database counted is a row that was captured
@@ -252,6 +252,15 @@ def test_the_review_names_each_statement_with_its_findings(tmp_path: Path) -> No
         '    triggers: audit\n\nmissing\n  no table "nope" on staging\n' in text
     )
     assert text.endswith("not undoable: it may not run: what it does could not be taken back\n")
+
+
+def test_the_review_of_a_change_whose_table_is_missing_does_not_end_well(tmp_path: Path) -> None:
+    path = tmp_path / "close.sql"
+    path.write_text('-- /// change\n-- title = "Close"\n-- ///\nUPDATE nope SET status = 1 WHERE id = 7;\n')
+
+    text = drawn(review_text(review(read_change(path)), [], ["nope"], on="staging"), 120)
+
+    assert text.endswith("not ready: 1 table of the change is not on staging\n")
 
 
 def test_the_list_of_runs() -> None:

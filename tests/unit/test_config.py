@@ -10,9 +10,12 @@ import pytest
 from backout.cli.configuration import KEYS
 from backout.engines.values import Settings, TableName
 from backout.errors import BackoutError
+from backout.project.channels import CHANNEL_KEYS
 from backout.project.config import Config, Environment, database_name, shown_url
-from backout.project.config_file import ENVIRONMENT_KEYS, load_config, parse_config, parse_duration
+from backout.project.config_file import ENVIRONMENT_KEYS, PROJECT_KEYS, load_config, parse_config
 from backout.project.config_template import TEMPLATE
+from backout.project.people_file import PERSON_KEYS
+from backout.project.toml_table import parse_duration, parse_size
 
 FILE = Path("/project/backout.toml")
 FULL = """
@@ -40,6 +43,8 @@ keep = "24 hours"
 rescue_schema = "kept"
 min_proof = "exact"
 isolation = "repeatable read"
+scan_limit = "1 GB"
+arm = ["public.audit_log"]
 [environments.production.parameters]
 cutoff = 2026-11-14
 """
@@ -68,6 +73,8 @@ def test_a_full_file_is_read() -> None:
                 rescue_schema="kept",
                 min_proof="exact",
                 isolation="repeatable read",
+                scan_limit_bytes=2**30,
+                arm=("public.audit_log",),
                 parameters={"cutoff": date(2026, 11, 14)},
             ),
         },
@@ -86,6 +93,8 @@ def test_settings_carry_the_policy_to_the_engine() -> None:
         statement_timeout_s=120.0,
         isolation="repeatable read",
         rescue_schema="kept",
+        scan_limit_bytes=2**30,
+        arm=("public.audit_log",),
         append_only=("audit_log",),
         bookkeeping=("updated_at",),
     )
@@ -113,15 +122,14 @@ def test_a_table_has_its_own_bookkeeping_instead_of_the_projects() -> None:
             "# ours\n[projekt]\n",
             (
                 '2:2: unknown key "projekt"\nstate: untouched\n'
-                'hint: did you mean "project"? known are: environments, project, tables, undo'
+                'hint: did you mean "project"? known are: channels, environments, people, project, tables, undo'
             ),
         ),
         (
             '[environments.dev]\nurl = "sqlite:a.db"\n  lock_timout = 5\n',
             (
                 '3:3: unknown key "lock_timout" in [environments.dev]\nstate: untouched\nhint: did you mean '
-                '"lock_timeout"? known are: isolation, keep, lock_timeout, min_proof, parameters, rescue_schema, role, '
-                "statement_timeout, superuser, url, url_env, url_file"
+                '"lock_timeout"?'
             ),
         ),
         (
@@ -318,8 +326,31 @@ def test_the_template_is_valid_as_it_is_and_with_its_examples() -> None:
 def test_every_key_is_documented_and_no_other() -> None:
     documented = {table: {key for key, _, _ in keys} for table, keys in KEYS.items()}
     assert documented == {
-        "project": {"name", "changes"},
+        "project": set(PROJECT_KEYS),
+        "people.NAME": set(PERSON_KEYS),
         "undo": {"bookkeeping", "append_only"},
-        "tables.NAME": {"bookkeeping"},
+        "channels.NAME": set(CHANNEL_KEYS),
+        "tables.NAME": {"bookkeeping", "phi"},
         "environments.NAME": set(ENVIRONMENT_KEYS),
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("8 GB", 8 * 2**30),
+        ("1.5 tb", 3 * 2**39),
+        ("500MB", 500 * 2**20),
+        ("64 kB", 2**16),
+        ("0 b", 0),
+        (0, 0),
+        (4096, 4096),
+        ("8", None),
+        ("8 gigs", None),
+        (-1, None),
+        (True, None),
+        ("much", None),
+    ],
+)
+def test_sizes(written: object, size: int | None) -> None:
+    assert parse_size(written) == size

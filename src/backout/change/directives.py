@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backout.change.model import Expectation, Metadata, Step, StepKind
+from backout.change.model import Batching, Expectation, Metadata, Step, StepKind, SubsetKey
 from backout.change.nearest import suggest
 from backout.errors import InvalidFile, Position
 from backout.sql.model import Comment, Kind, Script, Statement
@@ -21,14 +21,22 @@ if TYPE_CHECKING:
 _DIRECTIVE = re.compile(r"[ \t]?@([A-Za-z]\w*)(.*)", re.DOTALL)
 _TITLED = {"assert": StepKind.ASSERT, "pre": StepKind.PRE, "post": StepKind.POST, "after": StepKind.AFTER}
 _LATER = {
-    "batch": "split the change by hand",
-    "subset": "split the change by hand",
     "undo": "rows are put back from their images; write what rows cannot tell as a change of its own",
 }
-_KNOWN = ("expect", *_TITLED)
+_KNOWN = ("expect", "batch", "subset", *_TITLED)
+_TOTAL = re.compile(r"\s*total\b")
 _TITLE = re.compile(r'\s*"([^"]*\S[^"]*)"\s*')
 _BOUND = r"(\d+|:[A-Za-z_][A-Za-z0-9_]*)"
-_BOUNDS = re.compile(rf"\s*{_BOUND}\s*(?:\.\.\s*{_BOUND}\s*)?")
+_BOUNDS = re.compile(rf"\s*(?:total\s+)?{_BOUND}\s*(?:\.\.\s*{_BOUND}\s*)?")
+
+
+_WORD = r"[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_\u0080-\U0010ffff]*"
+_NAME = rf'(?:{_WORD}|"(?:[^"]|"")+")'
+_BATCH = re.compile(
+    rf"\s+(?P<table>{_NAME}(?:\.{_NAME})?)\s+by=(?P<by>{_NAME}(?:,{_NAME})*)(?:\s+size=(?P<size>auto|\d+))?\s*"
+)
+_SUBSET = re.compile(rf"\s+(?P<table>{_NAME}(?:\.{_NAME})?)\s+by=(?P<by>{_NAME})\s*")
+_BATCH_HINT = "@batch table by=key, or @batch table by=key,key size=1000"
 
 
 @dataclass(frozen=True)
@@ -76,22 +84,83 @@ def _directives(comments: Sequence[Comment], metadata: Metadata, file: str) -> l
 
 
 def _step(statement: Statement, directives: Sequence[_Directive], names: Collection[str]) -> Step:
-    role: _Directive | None = None
-    expectation: Expectation | None = None
-    for directive in directives:
-        if directive.word == "expect":
-            if expectation is not None:
-                raise directive.error('a second "@expect" for one statement', "write one: @expect LOW..HIGH")
-            _check_expected(directive, statement)
-            expectation = _expectation(directive, names)
-        elif role is not None:
-            raise directive.error(f'directive "@{directive.word}" after "@{role.word}" for one statement', "keep one")
-        else:
-            role = directive
+    found = _slots(directives)
+    role = found.get("role")
+    _check_together(found)
+    for slot in ("expect", "expect total"):
+        if slot in found:
+            _check_expected(found[slot], statement)
+    expectation, total = (
+        _expectation(found[slot], names) if slot in found else None for slot in ("expect", "expect total")
+    )
+    batching = _batching(found["batch"], statement) if "batch" in found else None
+    subset = _subset(found["subset"], statement) if "subset" in found else None
     if role is None:
-        return Step(StepKind.APPLY, statement, None, expectation)
+        return Step(StepKind.APPLY, statement, None, expectation, batching, total, subset)
     _check_query(role, statement)
-    return Step(_TITLED[role.word], statement, _title(role), expectation)
+    return Step(_TITLED[role.word], statement, _title(role), expectation, subset=subset)
+
+
+def _slots(directives: Sequence[_Directive]) -> dict[str, _Directive]:
+    """The directives by what they say of the statement: "expect", "expect total", "batch", "subset", "role"."""
+    found: dict[str, _Directive] = {}
+    for directive in directives:
+        slot = "role" if directive.word in _TITLED else directive.word
+        slot = "expect total" if slot == "expect" and _TOTAL.match(directive.rest) else slot
+        if slot in found:
+            if slot == "role":
+                message = f'directive "@{directive.word}" after "@{found[slot].word}" for one statement'
+                raise directive.error(message, "keep one")
+            hint = f"write one: @{slot} LOW..HIGH" if slot.startswith("expect") else "keep one"
+            raise directive.error(f'a second "@{slot}" for one statement', hint)
+        found[slot] = directive
+    return found
+
+
+def _check_together(found: dict[str, _Directive]) -> None:
+    """Refuse directives that say nothing together."""
+    role = found.get("role")
+    if "expect total" in found and "batch" not in found:
+        total = found["expect total"]
+        place = Position(total.place.file, total.place.line, 1)
+        raise InvalidFile('"@expect total" without "@batch"', place, hint="write @expect LOW..HIGH")
+    if role is not None and "batch" in found:
+        raise role.error(f'directive "@{role.word}" and "@batch" for one statement', "keep one")
+    if "subset" in found and "batch" in found:
+        raise found["subset"].error('directive "@batch" and "@subset" for one statement', "keep one")
+    if "subset" in found and role is not None and role.word in ("pre", "post"):
+        raise found["subset"].error(f'directive "@{role.word}" and "@subset" for one statement', "keep one")
+
+
+def _batching(directive: _Directive, statement: Statement) -> Batching:
+    match = _BATCH.fullmatch(directive.rest)
+    if match is None:
+        raise directive.error('directive "@batch" is not understood', _BATCH_HINT)
+    if statement.kind not in (Kind.WRITE, Kind.FORBIDDEN):
+        raise directive.error('"@batch" stands before a statement that writes nothing', "write it before the statement")
+    by = tuple(_name(one) for one in re.findall(_NAME, match["by"]))
+    if len(set(by)) < len(by):
+        raise directive.error('"@batch" names a column twice', _BATCH_HINT)
+    size = None if match["size"] in (None, "auto") else int(match["size"])
+    if size == 0:
+        raise directive.error('"@batch" with size=0 can never end', _BATCH_HINT)
+    return Batching(".".join(_name(one) for one in re.findall(_NAME, match["table"])), by, size, directive.place.line)
+
+
+def _subset(directive: _Directive, statement: Statement) -> SubsetKey:
+    match = _SUBSET.fullmatch(directive.rest)
+    if match is None:
+        raise directive.error('directive "@subset" is not understood', "@subset table by=key")
+    if statement.kind not in (Kind.WRITE, Kind.READ, Kind.FORBIDDEN):
+        hint = "write it before an UPDATE or DELETE, or before the query of a check"
+        raise directive.error('"@subset" stands before a statement that has no rows', hint)
+    table = ".".join(_name(one) for one in re.findall(_NAME, match["table"]))
+    return SubsetKey(table, _name(match["by"]), directive.place.line)
+
+
+def _name(text: str) -> str:
+    """What the name means: in quotes as it is, else folded to lower case."""
+    return text[1:-1].replace('""', '"') if text.startswith('"') else text.lower()
 
 
 def _title(directive: _Directive) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from backout.change.model import DataClass, Declaration, Metadata
+from backout.change.model import DataClass, Declaration, Metadata, OwnTests
 from backout.change.nearest import suggest
 from backout.change.parameters import NAME, TYPES, describe, is_constant, parse
 from backout.errors import InvalidFile, Position
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _TEXT_KEYS = ("title", "request", "requested_by", "author", "risk", "mitigation", "backout")
-_KEYS = (*_TEXT_KEYS, "data", "dialect", "parameters")
+_KEYS = (*_TEXT_KEYS, "date", "links", "data", "dialect", "env", "idempotent", "parameters", "run", "test")
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -56,8 +57,6 @@ def read_metadata(text: str, prefix: str, file: str) -> Metadata:
     block = _find(text, prefix, file)
     table = _toml(block)
     for key in table:
-        if key == "run":
-            raise block.key_error('key "run" is not in this version', key, "write the change as .sql or .py")
         if key not in _KEYS:
             raise block.key_error(f'unknown key "{key}"', key, suggest(key, _KEYS))
     for key in _TEXT_KEYS:
@@ -66,16 +65,65 @@ def read_metadata(text: str, prefix: str, file: str) -> Metadata:
     if not table.get("title", "").strip():
         hint = f'{prefix} title = "What this change does, in one sentence"'
         raise block.key_error('the metadata has no "title"', "title", hint)
+    if not isinstance(table.get("idempotent", False), bool):
+        raise block.key_error('key "idempotent" must be true or false', "idempotent", "idempotent = true")
+    if "date" in table and (isinstance(table["date"], datetime) or not isinstance(table["date"], date)):
+        raise block.key_error('key "date" must be a date', "date", "date = 2026-11-21")
+    links = table.get("links", [])
+    if not isinstance(links, list) or not all(isinstance(one, str) for one in links):
+        raise block.key_error('key "links" must be a list of texts', "links", 'links = ["https://…"]')
     fixed, declared = _parameters(block, table.get("parameters", {}))
     return Metadata(
         **{key: table[key] for key in _TEXT_KEYS if key in table},
+        date=table.get("date"),
+        links=tuple(links),
         data=DataClass(_choice(block, table, "data", [one.value for one in DataClass], "internal")),
         dialect=Dialect(table["dialect"]) if _choice(block, table, "dialect", [one.value for one in Dialect]) else None,
+        run=_command(block, table),
+        env=_variables(block, table),
+        idempotent=table.get("idempotent", False),
         parameters=fixed,
         declarations=declared,
+        tests=_tests(block, table["test"]) if "test" in table else None,
         first_line=block.first_line,
         last_line=block.last_line,
     )
+
+
+def _command(block: _Block, table: Mapping[str, Any]) -> tuple[str, ...]:
+    words = table.get("run", [])
+    if not isinstance(words, list) or not all(isinstance(one, str) and one for one in words):
+        raise block.key_error('key "run" must be a list of words', "run", 'run = ["bin/rails", "runner", "{file}"]')
+    return tuple(words)
+
+
+def _variables(block: _Block, table: Mapping[str, Any]) -> Mapping[str, str]:
+    found = table.get("env", {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise block.key_error(
+            'key "env" must be a table of texts', "env", 'env = {DB_HOST = "{host}", DB_PORT = "{port}"}'
+        )
+    return found
+
+
+def _tests(block: _Block, table: Any) -> OwnTests:
+    known = ("schema", "seed", "file", "parameters")
+    if not isinstance(table, dict):
+        raise block.key_error('key "test" must be a table', "test", 'write [test], then schema = "schema.sql"')
+    for key, value in table.items():
+        if key not in known:
+            raise block.key_error(f'unknown key "{key}" in [test]', key, suggest(key, known))
+        if key == "parameters":
+            if not isinstance(value, dict) or not all(is_constant(one) for one in value.values()):
+                hint = '[test.parameters], then cutoff = "2026-11-14"'
+                raise block.key_error('key "parameters" in [test] must be a table of values', key, hint)
+        elif not isinstance(value, str) or not value.strip() or value.startswith("/"):
+            message = f'key "{key}" in [test] must be a path relative to the change'
+            raise block.key_error(message, key, f'{key} = "tests/{key}.sql"')
+    if "schema" not in table:
+        hint = 'schema = "schema.sql": the tables that the change is about, as CREATE TABLE statements'
+        raise block.key_error('[test] has no "schema"', "test", hint)
+    return OwnTests(**table)
 
 
 def minimal_block(prefix: str) -> str:

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import date
     from pathlib import Path
 
     from backout.sql.model import Dialect, Statement
+
+
+#: Line comments of the languages that a change can be written in. Those but .sql and .py say in their metadata how to run.
+COMMENTS = {
+    ".sql": "--", ".py": "#", ".rb": "#", ".rake": "#", ".sh": "#", ".pl": "#", ".ex": "#", ".exs": "#", ".js": "//",
+    ".mjs": "//", ".cjs": "//", ".ts": "//", ".php": "//", ".go": "//", ".kts": "//",
+}  # fmt: skip
 
 
 class DataClass(Enum):
@@ -33,6 +41,25 @@ class Expectation:
     line: int
 
 
+@dataclass(frozen=True)
+class Batching:
+    """`@batch TABLE by=KEY[,KEY] [size=auto|N]`: the next statement runs in batches over that key, each committed."""
+
+    table: str  # as written: bare, or with its schema
+    by: tuple[str, ...]  # columns, in the order of an index
+    size: int | None  # rows that a batch looks at; None: found by the time that they take
+    line: int
+
+
+@dataclass(frozen=True)
+class SubsetKey:
+    """`@subset TABLE by=KEY`: with `--subset` the next statement is limited to some values of that column."""
+
+    table: str  # as in the catalogue: bare, or with its schema
+    by: str
+    line: int
+
+
 class StepKind(Enum):
     """The part that a statement plays in a change."""
 
@@ -51,6 +78,9 @@ class Step:
     statement: Statement
     title: str | None = None  # of @assert, @pre, @post, @after
     expectation: Expectation | None = None
+    batching: Batching | None = None
+    total: Expectation | None = None  # `@expect total LOW..HIGH`: over all batches
+    subset: SubsetKey | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +88,20 @@ class Declaration:
     """A parameter whose value differs per environment: `name = {type = "date", per_environment = true}`."""
 
     type: str  # one of `backout.change.parameters.TYPES`
+
+
+@dataclass(frozen=True)
+class OwnTests:
+    """`[test]`: what the change's own tests need. Paths are relative to the change.
+
+    `file` is part of the digest: it is the author's claim about the change. `schema` and `seed` are not: they describe
+    the database around it, and would void every approval with each migration.
+    """
+
+    schema: str
+    seed: str | None = None
+    file: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # values of those that differ per environment
 
 
 @dataclass(frozen=True)
@@ -72,9 +116,15 @@ class Metadata:
     risk: str | None = None
     mitigation: str | None = None
     backout: str = "generated"
+    date: date | None = None  # by when it was asked for, or of the request
+    links: tuple[str, ...] = ()  # to tickets, dashboards, logs, earlier results
     dialect: Dialect | None = None
+    run: tuple[str, ...] = ()  # how to start a program of another language; "{file}" is the change's own path
+    env: Mapping[str, str] = field(default_factory=dict)  # variables for it; may name {host}, {port} and others
+    idempotent: bool = False  # run again, it changes nothing; a rehearsal checks it
     parameters: Mapping[str, Any] = field(default_factory=dict)  # name -> value that is the same everywhere
     declarations: Mapping[str, Declaration] = field(default_factory=dict)  # name -> differs per environment
+    tests: OwnTests | None = None
     first_line: int = 1  # of the block in the file: `/// change`
     last_line: int = 1  # of the block in the file: `///`
 
@@ -85,7 +135,7 @@ class Change:
 
     identifier: str
     path: Path
-    language: str  # "sql" or "python"
+    language: str  # "sql", "python" or "program"
     dialect: Dialect
     text: str  # the canonical text: UTF-8, LF
     digest: str  # sha256, lower-case hexadecimal

@@ -6,19 +6,22 @@ Invariant: whatever is wrong with a file is a UsageError, with line and column w
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from backout.change.batched import check_batched
 from backout.change.digest import canonical, digest
 from backout.change.directives import steps_of
 from backout.change.metadata import read_metadata
-from backout.change.model import Change, Metadata, Step, StepKind
+from backout.change.model import COMMENTS, Change, DataClass, Metadata, Step, StepKind
 from backout.change.python_source import check_python
+from backout.change.subset import check_subsets
 from backout.errors import InvalidFile, Position, UsageError
 from backout.sql.model import Dialect
 from backout.sql.read import read_script
 from backout.sql.source import Source
 
-_LANGUAGES = {".sql": ("sql", "--"), ".py": ("python", "#")}
+_LANGUAGES = {".sql": "sql", ".py": "python"}
 
 
 def read_change(path: Path, *, default_dialect: Dialect = Dialect.POSTGRES) -> Change:
@@ -33,11 +36,18 @@ def read_change(path: Path, *, default_dialect: Dialect = Dialect.POSTGRES) -> C
     metadata = read_metadata(text, prefix, file)
     dialect = metadata.dialect or default_dialect
     steps: tuple[Step, ...] = ()
+    if metadata.run and language != "sql":
+        language = "program"
     if language == "sql":
+        _forbid_run(metadata, file)
         steps = _steps(text, metadata, dialect, file)
-    else:
+    elif language == "python":
         check_python(text, file)
-    attachments = _attachments(path, metadata)
+    elif not metadata.run:
+        place = Position(file, metadata.first_line, 1)
+        hint = f'write into the metadata: {prefix} run = ["bin/rails", "runner", "{{file}}"]'
+        raise InvalidFile("the metadata does not say how to run this program", place, hint=hint)
+    attachments = {**_attachments(path, metadata), **_own_tests(path, metadata)}
     return Change(
         identifier=path.stem,
         path=path,
@@ -53,10 +63,17 @@ def read_change(path: Path, *, default_dialect: Dialect = Dialect.POSTGRES) -> C
 def _language(path: Path) -> tuple[str, str]:
     if path.is_dir():
         raise UsageError(f'"{path}" is a directory', hint="name one change file in it")
-    if path.suffix not in _LANGUAGES:
-        hint = "name it .sql or .py; programs of other languages are not in this version"
+    if path.suffix not in COMMENTS:
+        programs = ", ".join(one for one in COMMENTS if one not in _LANGUAGES)
+        hint = f"name it .sql, .py, or one of {programs} with `run` in its metadata"
         raise UsageError(f'"{path}" is not a change: its name ends in "{path.suffix}"', hint=hint)
-    return _LANGUAGES[path.suffix]
+    return _LANGUAGES.get(path.suffix, "program"), COMMENTS[path.suffix]
+
+
+def _forbid_run(metadata: Metadata, file: str) -> None:
+    if metadata.run:
+        place = Position(file, metadata.first_line, 1)
+        raise InvalidFile('key "run" in a change of statements', place, hint="take it out: backout runs them itself")
 
 
 def _text(path: Path) -> str:
@@ -80,11 +97,30 @@ def _text(path: Path) -> str:
 
 def _steps(text: str, metadata: Metadata, dialect: Dialect, file: str) -> tuple[Step, ...]:
     names = {*metadata.parameters, *metadata.declarations}
-    steps = steps_of(read_script(dialect, text, names, file), metadata, file)
+    try:
+        script = read_script(dialect, text, names, file)
+    except InvalidFile as error:
+        if metadata.data is not DataClass.PHI:
+            raise
+        message = error.message.removeprefix(f"{error.position}: ")  # the words that cannot be read may be a value
+        raise InvalidFile(re.sub(r'"[^"]*"?', '"•••"', message), error.position, hint=error.hint) from None
+    steps = steps_of(script, metadata, file)
+    check_batched(steps, dialect, file)
+    check_subsets(steps, dialect, file)
     if not any(step.kind is StepKind.APPLY for step in steps):
         place = Position(file, metadata.last_line, 1)
         raise InvalidFile("the change has no statement to apply", place, hint="write one after the metadata block")
     return steps
+
+
+def _own_tests(path: Path, metadata: Metadata) -> dict[str, bytes]:
+    """Return the file of the change's own tests, if it has one; see `OwnTests` for why not its schema and seed."""
+    name = metadata.tests.file if metadata.tests else None
+    if name is None:
+        return {}
+    if not (path.parent / name).is_file():
+        raise UsageError(f'the test file "{name}" of "{path}" is not there', hint="its path is relative to the change")
+    return {name: canonical(_text(path.parent / name)).encode()}
 
 
 def _attachments(path: Path, metadata: Metadata) -> dict[str, bytes]:

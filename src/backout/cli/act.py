@@ -13,8 +13,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backout.cli.options import CHANGE, CONFIG, JSON, OVERWRITE, PARAM, ROWS, SUPERUSER, YES, on_option, verb
-from backout.errors import Conflicts, RolledBack
+from backout.cli.options import (
+    CHANGE,
+    CONFIG,
+    EMERGENCY,
+    JSON,
+    KEY,
+    OVERWRITE,
+    PARAM,
+    REVEAL,
+    ROWS,
+    SUBSET,
+    SUPERUSER,
+    WHY_EMERGENCY,
+    YES,
+    on_option,
+    require_no_json,
+    verb,
+)
+from backout.errors import Conflicts, RolledBack, UsageError
 
 if TYPE_CHECKING:
     from backout.cli.conversation import Conversation
@@ -29,7 +46,9 @@ if TYPE_CHECKING:
 @click.option(
     "--undo", is_flag=True, help="Take it back inside the same transaction, too, and compare: is the way back proven?"
 )
+@SUBSET
 @ROWS
+@REVEAL
 @CONFIG
 @SUPERUSER
 @YES
@@ -40,7 +59,9 @@ def ghost(
     param: Mapping[str, str],
     *,
     undo: bool,
+    subset: str | None,
     rows: int,
+    reveal: bool,
     config: Path | None,
     allow_superuser: bool,
     yes: bool,
@@ -49,21 +70,33 @@ def ghost(
     """Run everything, show what it does, and roll it back."""
     from backout.runs.as_json import PROVEN
 
+    require_no_json(reveal=reveal, json_=json_)
     talk, project = _begin(config, yes=yes, allow_superuser=allow_superuser)
     with talk.waiting():
         report = project.ghost(
-            project.change(change), on, parameters=param, undo=undo, rows=rows, ask=talk.ask, progress=talk.progress
-        )
-    _show(report, rows=rows, json_=json_, next_command=_command("run", change, on, config, param))
+            project.change(change), on, parameters=param, undo=undo, subset=subset, rows=rows, reveal=reveal, ask=talk.ask,
+            progress=talk.progress,
+        )  # fmt: skip
+    limits = ("--subset", "…" if report.data == "phi" else subset) if subset else ()  # it may hold a value
+    _show(report, rows=rows, json_=json_, next_command=_command("run", change, on, config, param, flags=limits))
     if report.way_back not in (None, PROVEN):
         raise SystemExit(RolledBack.exit_status)
 
 
-@verb("run", example="backout run close-outage-referrals --on production")
+@verb(
+    "run",
+    example="backout run close-outage-referrals --on production\n"
+    'backout run reopen-clinic --on production --emergency --why "the clinic cannot admit anybody"',
+)
 @CHANGE
 @on_option(required=True)
 @PARAM
+@SUBSET
+@EMERGENCY
+@WHY_EMERGENCY
+@KEY
 @ROWS
+@REVEAL
 @CONFIG
 @SUPERUSER
 @YES
@@ -73,7 +106,12 @@ def run(
     on: str,
     param: Mapping[str, str],
     *,
+    subset: str | None,
+    emergency: bool,
+    why: str | None,
+    key: Path | None,
     rows: int,
+    reveal: bool,
     config: Path | None,
     allow_superuser: bool,
     yes: bool,
@@ -84,11 +122,13 @@ def run(
     Before the commit every expectation and assertion must hold, and the rows that were captured must explain every
     write that the database counted.
     """
-    talk, project = _begin(config, yes=yes, allow_superuser=allow_superuser)
+    require_no_json(reveal=reveal, json_=json_)
+    talk, project = _begin(config, yes=yes, allow_superuser=allow_superuser, key=key)
     with talk.waiting():
         report = project.run(
-            project.change(change), on, parameters=param, rows=rows, ask=talk.ask, progress=talk.progress
-        )
+            project.change(change), on, parameters=param, subset=subset, rows=rows, reveal=reveal,
+            emergency=_reason(why, emergency=emergency), ask=talk.ask, progress=talk.progress,
+        )  # fmt: skip
     _show(report, rows=rows, json_=json_, next_command=_command("undo", report.identifier, on, config))
 
 
@@ -97,29 +137,32 @@ def run(
 @on_option(required=False)
 @click.option("--ghost", is_flag=True, help="Show what the undo does, and roll it back.")
 @click.option("--partial", is_flag=True, help="Restore all but the conflicts.")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Of a run in batches: this one alone.")
 @OVERWRITE
+@EMERGENCY
+@WHY_EMERGENCY
+@KEY
 @ROWS
 @CONFIG
 @SUPERUSER
 @YES
 @JSON
 def undo(
-    run: str, on: str | None, *, ghost: bool, partial: bool, overwrite: frozenset[int], rows: int, config: Path | None,
-    allow_superuser: bool, yes: bool,
-    json_: bool,
+    run: str, on: str | None, *, ghost: bool, partial: bool, batch: int | None, overwrite: frozenset[int], emergency: bool,
+    why: str | None, key: Path | None, rows: int, config: Path | None, allow_superuser: bool, yes: bool, json_: bool,
 ) -> None:  # fmt: skip
     """Put back the rows of a run as they were before it.
 
     Rows that others changed since are conflicts: they are listed and numbered, and stay as they are unless you name
     them with --overwrite. Exit status 5: there are conflicts that were not restored.
     """
-    talk, project = _begin(config, yes=yes, allow_superuser=allow_superuser)
+    talk, project = _begin(config, yes=yes, allow_superuser=allow_superuser, key=key)
 
     def attempt(*, partial: bool) -> RunReport:
         with talk.waiting():
             return project.undo(
-                run, on, partial=partial, overwrite=overwrite, ghost=ghost, rows=rows, ask=talk.ask,
-                progress=talk.progress,
+                run, on, partial=partial, overwrite=overwrite, batch=batch, ghost=ghost, rows=rows,
+                emergency=_reason(why, emergency=emergency), ask=talk.ask, progress=talk.progress,
             )  # fmt: skip
 
     try:
@@ -129,9 +172,9 @@ def undo(
             raise
         _offer_the_rest(found, talk)
         report = attempt(partial=True)
-    verb_, name, extra = ("undo", run, _flags(partial, overwrite)) if ghost else ("show", report.identifier, ())
+    verb_, name, extra = ("undo", run, _flags(partial, overwrite, batch)) if ghost else ("show", report.identifier, ())
     if report.conflicts:
-        verb_, name, extra = "undo", run, ()  # it numbers them anew, for --overwrite
+        verb_, name, extra = "undo", run, _flags(False, frozenset(), batch)  # it numbers them anew, for --overwrite
     _show(report, rows=rows, json_=json_, next_command=_command(verb_, name, on, config, flags=extra))
     if report.conflicts:
         raise SystemExit(Conflicts.exit_status)
@@ -151,11 +194,22 @@ def _offer_the_rest(found: Conflicts, talk: Conversation) -> None:
     talk.assume("undo")
 
 
-def _begin(config: Path | None, *, yes: bool, allow_superuser: bool) -> tuple[Conversation, Project]:
+def _reason(why: str | None, *, emergency: bool) -> str | None:
+    """What an emergency is about; None for an ordinary run."""
+    if why is not None and not emergency:
+        raise UsageError("--why is for --emergency", hint="leave it out, or add --emergency")
+    if emergency and not (why or "").strip():
+        raise UsageError("an emergency has a reason", hint='say it: --emergency --why "…"')
+    return why if emergency else None
+
+
+def _begin(
+    config: Path | None, *, yes: bool, allow_superuser: bool, key: Path | None = None
+) -> tuple[Conversation, Project]:
     from backout.cli.conversation import Conversation
     from backout.project import Project
 
-    return Conversation(yes=yes), Project.find(config, allow_superuser=allow_superuser)
+    return Conversation(yes=yes), Project.find(config, allow_superuser=allow_superuser, key=key)
 
 
 def _show(report: RunReport, *, rows: int, json_: bool, next_command: str) -> None:
@@ -180,9 +234,10 @@ def _show(report: RunReport, *, rows: int, json_: bool, next_command: str) -> No
         )
 
 
-def _flags(partial: bool, overwrite: frozenset[int]) -> tuple[str, ...]:
+def _flags(partial: bool, overwrite: frozenset[int], batch: int | None) -> tuple[str, ...]:
     numbers = ("--overwrite", ",".join(map(str, sorted(overwrite)))) if overwrite else ()
-    return (*(("--partial",) if partial else ()), *numbers)
+    one = ("--batch", str(batch)) if batch is not None else ()
+    return (*(("--partial",) if partial else ()), *one, *numbers)
 
 
 def _command(

@@ -96,6 +96,8 @@ def _head(report: RunReport) -> Table:
     detail = "; nothing was kept, as in every ghost run" if report.mode is Mode.GHOST else ""
     words = report.outcome.value if report.outcome.value == report.state else f"{report.outcome.value}, {report.state}"
     grid.add_row("state", Text(plain(words) + detail, style=style))
+    if report.subset is not None:
+        grid.add_row("subset", Text(plain(report.subset), style="yellow"))
     if report.way_back is not None:
         proven = report.way_back == PROVEN
         grid.add_row("way back", Text(plain(report.way_back), style="green" if proven else "red"))
@@ -112,6 +114,8 @@ def _tables(report: RunReport) -> Iterator[RenderableType]:
     listed = columns("table", "inserted", "updated", "deleted", "", right=("inserted", "updated", "deleted"))
     for one in sorted(report.tables, key=lambda table: not table.named_in_change):
         why = "named in the change" if one.named_in_change else "reached by a cascade, trigger or function"
+        if report.mode is Mode.UNDO and not any((one.inserted, one.updated, one.deleted)):
+            continue  # locked and looked at, and nothing of it was to be put back
         why = "put back" if report.mode is Mode.UNDO else why
         counts = (f"{count:,}" for count in (one.inserted, one.updated, one.deleted))
         listed.add_row(plain(one.table), *counts, Text(why, style="dim" if one.named_in_change else "yellow"))
@@ -145,7 +149,7 @@ def _sequences(report: RunReport) -> Iterator[RenderableType]:
 def _locks(report: RunReport) -> Iterator[RenderableType]:
     modes: dict[str, list[str]] = {}
     for one in report.locks:
-        modes.setdefault(one.table, []).append(one.mode)
+        modes.setdefault(one.table, []).append(f"{one.mode} ({one.means})" if one.means else one.mode)
     for table, held in modes.items():
         yield Text(f"{plain(table)}  {plain(', '.join(held))}")
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Timer
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from backout.cli.screen import console, is_terminal, plain
@@ -18,6 +19,7 @@ from backout.errors import UsageError
 if TYPE_CHECKING:
     from rich.status import Status
 
+_LINE_EVERY_S = 10.0  # without a terminal: a sign of life that does not fill a log
 _PATIENCE_S = 1.0  # what takes longer says what it is doing; what is shorter would only flicker
 
 
@@ -31,6 +33,7 @@ class Conversation:
         self._stage = ""
         self._status: Status | None = None
         self._timer: Timer | None = None
+        self._said_at = monotonic()
 
     def assume(self, kind: str) -> None:
         """Take yes for the answer to this kind of question, since the person has just said so."""
@@ -53,10 +56,13 @@ class Conversation:
         return answer.strip().lower() in ("y", "yes")
 
     def progress(self, stage: str) -> None:
-        """Show what goes on, if there is a terminal and it takes longer than a second."""
+        """Show what goes on, where it takes longer than a second; without a terminal as a line now and then."""
         self._stage = plain(stage)
         if self._status is not None:
             self._status.update(self._stage)
+        elif not sys.stderr.isatty() and monotonic() - self._said_at >= _LINE_EVERY_S:
+            self._said_at = monotonic()
+            print(self._stage, file=sys.stderr, flush=True)
 
     @contextmanager
     def waiting(self) -> Iterator[Conversation]:

@@ -18,7 +18,8 @@ STATUSES = (
         "busy: somebody else holds the lease, or a lock was not got in time (by whom)",
         "untouched or rolled back, said",
     ),
-    (8, "interrupted", "rolled back, or said"),
-    (9, "a check after the commit failed", "committed"),
+    (8, "interrupted; a run in batches can be resumed", "rolled back, or said"),
+    (9, "a check after the commit failed; `rehearse`: it did not prove what it is for", "committed, or put back, said"),
+    (10, "a run in batches failed, and some of them are committed", "said, with the last batch that is"),
     (11, "the outcome is not known yet (the server went away in COMMIT), with the command that settles it", "unknown"),
 )

@@ -17,7 +17,9 @@ import click
 from backout.cli.screen import show, show_error, show_json
 from backout.errors import UNTOUCHED, BackoutError, Interrupted, UsageError
 
-_ACTING = frozenset({"init", "ghost", "run", "undo", "clean", "demo"})  # verbs that write to a database
+_ACTING = frozenset(
+    {"init", "ghost", "run", "undo", "clean", "demo", "rehearse", "restore"}
+)  # verbs that write to a database
 
 
 def report_failure(error: BaseException, arguments: Sequence[str]) -> int:

@@ -12,11 +12,27 @@ from backout.errors import UsageError
 
 SECTIONS = {
     "write": ("demo", "init", "new", "check", "doctor"),
-    "try": ("ghost",),
-    "act": ("run", "undo"),
-    "look": ("show", "log"),
-    "keep": ("clean",),
-    "others": ("completion",),
+    "try": ("ghost", "rehearse"),
+    "act": ("run", "undo", "resume", "pause", "cancel"),
+    "look": ("status", "show", "log", "report", "audit"),
+    "people": (
+        "submit",
+        "approve",
+        "reject",
+        "consent",
+        "announce",
+        "object",
+        "withdraw",
+        "overrule",
+        "claim",
+        "release",
+        "attest",
+    ),
+    "keep": ("backup", "backups", "restore", "retain", "clean"),
+    "others": (
+        "ci",
+        "completion",
+    ),
 }
 
 

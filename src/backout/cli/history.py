@@ -48,6 +48,8 @@ def run(record: RunRecord, tables: Sequence[TableReport], *, rows: int) -> Itera
     grid.add_row("by", plain(start.operator))
     grid.add_row("started", f"{when(record.started_at)}, took {took(record)}")
     grid.add_row("way back", way_back(record))
+    if record.batches:
+        grid.add_row("batches", f"{record.batches:,} committed")
     if record.open_conflicts:
         grid.add_row("conflicts", Text(f"{many(record.open_conflicts, 'row')} not restored", style="yellow"))
     yield grid
@@ -71,9 +73,12 @@ def way_back(record: RunRecord) -> str:
     """Return until when the run can be undone."""
     if record.rescue_dropped_at:
         return f"removed {when(record.rescue_dropped_at)}"
-    if record.state is not RunState.COMMITTED or not record.tables:
+    stopped = record.batches and record.state in {RunState.INTERRUPTED, RunState.PARTIAL}
+    if (record.state is not RunState.COMMITTED and not stopped) or not record.tables:
         return "-"
-    return "undone" if all(one.undone for one in record.tables) else when(record.expires_at)
+    if all(one.undone for one in record.tables):
+        return "undone"
+    return when(record.expires_at) if record.expires_at else "kept until it is resumed or cancelled"
 
 
 def _tables(record: RunRecord, tables: Sequence[TableReport]) -> Iterator[RenderableType]:

@@ -15,10 +15,30 @@ from typing import NoReturn
 import click
 
 from backout.cli.act import ghost, run, undo
+from backout.cli.announce import announce
+from backout.cli.backups import backup, backups, restore
+from backout.cli.batches import cancel, pause, resume
+from backout.cli.ci import ci
 from backout.cli.completion import VARIABLE, completion
 from backout.cli.failures import report_failure
 from backout.cli.group import Sections
-from backout.cli.look import clean, log, show_run
+from backout.cli.keep import clean, retain
+from backout.cli.look import log, show_run
+from backout.cli.people import (
+    approve,
+    attest,
+    claim,
+    consent,
+    object_,
+    overrule,
+    reject,
+    release,
+    submit,
+    withdraw,
+)
+from backout.cli.rehearse import rehearse
+from backout.cli.report.verb import report
+from backout.cli.standing import audit, status
 from backout.cli.write import check, demo, doctor, init, new
 
 _SETTINGS = {"help_option_names": ["--help", "-h"], "max_content_width": 100}
@@ -33,7 +53,12 @@ def cli() -> None:
     """
 
 
-for _verb in (demo, init, new, check, doctor, ghost, run, undo, show_run, log, clean, completion):
+for _verb in (
+    *(demo, init, new, check, doctor, ghost, rehearse, run, undo, status, show_run, log, report, audit),
+    *(submit, approve, reject, consent, announce, object_, withdraw, overrule, claim, release, attest),
+    *(resume, pause, cancel),
+    *(backup, backups, restore, retain, clean, ci, completion),
+):
     cli.add_command(_verb)
 
 

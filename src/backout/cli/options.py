@@ -5,6 +5,7 @@ Not for: what they do. Invariant: nothing is imported here but click, so that `-
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,11 +45,13 @@ def _complete_environment(ctx: click.Context, _param: click.Parameter, incomplet
 def _complete_change(
     ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[click.shell_completion.CompletionItem]:
+    from backout.change.model import COMMENTS
+
     try:
         folder = config_of(ctx).changes
     except BackoutError:
         return []
-    files = sorted(one for one in folder.glob("*") if one.suffix in (".sql", ".py"))
+    files = sorted(one for one in folder.glob("*") if one.suffix in COMMENTS)
     names = [one.stem for one in files if one.stem.startswith(incomplete)]
     kind = "plain" if names or not incomplete else "file"  # neither an id so far: let the shell complete a path
     return [click.shell_completion.CompletionItem(name, kind) for name in names or [incomplete] if name]
@@ -64,6 +67,14 @@ def _parameters(_ctx: click.Context, _param: click.Parameter, given: tuple[str, 
             raise UsageError(f'parameter "{name}" is given twice', hint="keep one of them")
         values[name] = value
     return values
+
+
+def _reveal(ctx: click.Context, _param: click.Parameter, given: bool) -> bool:
+    from backout.cli.screen import is_terminal
+
+    if given and not ctx.resilient_parsing and not (is_terminal() and sys.stdout.isatty()):
+        raise UsageError("--reveal needs a terminal", hint="what is written to a file or a pipe stays masked")
+    return given
 
 
 def _numbers(_ctx: click.Context, _param: click.Parameter, given: str | None) -> frozenset[int]:
@@ -91,6 +102,12 @@ def on_option(*, required: bool) -> Callable[[Decorated], Decorated]:
     )  # fmt: skip
 
 
+def require_no_json(*, reveal: bool, json_: bool) -> None:
+    """What a program reads holds no PHI."""
+    if reveal and json_:
+        raise UsageError("--reveal and --json do not go together", hint="leave one of them out")
+
+
 CHANGE = click.argument("change", metavar="CHANGE", shell_complete=_complete_change)
 CONFIG = click.option(
     "--config", metavar="FILE", type=click.Path(path_type=Path), is_eager=True,
@@ -102,9 +119,27 @@ ROWS = click.option(
     "--rows", type=click.IntRange(min=0), default=10, show_default=True, metavar="N",
     help="Rows to show per table, before and after.",
 )  # fmt: skip
+KEY = click.option(
+    "--key", metavar="FILE", type=click.Path(path_type=Path),
+    help="The SSH key to sign with. [default: $BACKOUT_KEY, git's user.signingkey, the agent's]",
+)  # fmt: skip
+WHY_EMERGENCY = click.option(
+    "--why", metavar="TEXT", help="With --emergency: what cannot wait; two people read it afterwards."
+)
+EMERGENCY = click.option(
+    "--emergency", is_flag=True, help="Wait for nobody: only for whom the policy names, and it owes a review."
+)
+REVEAL = click.option(
+    "--reveal", is_flag=True, callback=_reveal,
+    help="Show rows that are PHI as they are; at a terminal only, and it is recorded.",
+)  # fmt: skip
 PARAM = click.option(
     "--param", "param", multiple=True, metavar="NAME=VALUE", callback=_parameters,
     help="Value of a parameter of the change; can be repeated.",
+)  # fmt: skip
+SUBSET = click.option(
+    "--subset", metavar="KEYS",
+    help='Only some of it: "50 rows", or a condition like "id <= 100" on the key that the change declares by @subset.',
 )  # fmt: skip
 SUPERUSER = click.option(
     "--allow-superuser", is_flag=True, help="Let the change run as a superuser, whom no right of the database stops."

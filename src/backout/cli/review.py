@@ -35,6 +35,9 @@ def review_text(
     yield from section(f"tables on {on}", (part for facts in tables for part in _facts(facts)))
     yield from section("missing", (Text(f'no table "{plain(name)}" on {on}', style="red") for name in missing))
     yield Text()
+    if missing and review.passed:
+        yield Text(f"not ready: {many(len(missing), 'table')} of the change is not on {on}", style="red")
+        return
     yield Text(review.level.value, style=_STYLES[review.level]).append(f": {_MEANS[review.level]}", style="none")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from backout.change.model import StepKind
 from backout.engines.values import ConflictKind, Mode, RunState
+from backout.ledger.statement import Kind
 from backout.lint.model import Level
 
 Schema = dict[str, Any]
@@ -52,6 +53,13 @@ _CONFLICT = _object(
 _ERROR = _object(code=_TEXT, message=_TEXT, state=_TEXT, hint=_or_null(_TEXT))
 _WHAT = {"run": _WHOLE, "identifier": _TEXT, "change": _TEXT, "title": _TEXT, "digest": _TEXT, "environment": _TEXT}
 
+BACKUP = _object(
+    id=_TEXT, environment=_TEXT, provider=_TEXT, taken_at=_TIME, product=_TEXT, server_version=_TEXT, database=_TEXT,
+    made_with=_TEXT, operator=_TEXT, places=_list(_TEXT), restore=_TEXT, size_bytes=_or_null(_WHOLE),
+    sha256=_or_null(_TEXT), encrypted=_BOOL, held_as=_or_null(_TEXT), restore_point=_or_null(_TEXT),
+    lsn=_or_null(_TEXT), expires_at=_or_null(_TIME), deleted_at=_or_null(_TIME),
+)  # fmt: skip
+
 RUN = _object(
     ("error",),
     **_WHAT,
@@ -66,20 +74,41 @@ RUN = _object(
     conflicts=_list(_CONFLICT),
     sequences=_list(_object(name=_TEXT, before=_or_null(_WHOLE), after=_or_null(_WHOLE))),
     locks=_list(_object(table=_TEXT, mode=_TEXT)),
-    backup={"type": "null"},
+    backup=_or_null(BACKUP),
     rescue=_list(_object(table=_TEXT, rows=_WHOLE, expires_at=_or_null(_TIME))),
     undo_of=_or_null(_WHOLE),
     undo_how=_or_null(_TEXT),
     conflicts_seen=_or_null(_TEXT),
     way_back=_or_null(_TEXT),
+    net_change=_or_null(_ANY_OBJECT),
+    subset=_or_null(_TEXT),
     rescue_bytes=_or_null(_WHOLE),
     log_bytes=_or_null(_WHOLE),
     duration_s=_NUMBER,
     notes=_list(_TEXT),
     started_at=_or_null(_TIME),
+    authority=_or_null(
+        _object(person=_TEXT, signed=_BOOL, profile=_TEXT, ledger_head=_or_null(_TEXT), emergency=_or_null(_TEXT))
+    ),
     database=_ANY_OBJECT,
     error=_ERROR,
 )
+_CERTIFICATE = _object(
+    change=_TEXT, digest=_TEXT, environment=_TEXT, person=_TEXT, run=_TEXT, at=_TIME, product=_TEXT, version=_TEXT,
+    way=_TEXT, idempotent=_or_null(_BOOL),
+    tables=_list(
+        _object(
+            table=_TEXT, inserted=_WHOLE, updated=_WHOLE, deleted=_WHOLE, columns=_or_null(_ANY_OBJECT),
+            key=_or_null(_list(_TEXT)), triggers=_or_null(_list(_TEXT)),
+        )
+    ),
+)  # fmt: skip
+_A_RUN: Schema = {"$ref": "run.schema.json"}
+REHEARSAL = _object(
+    ghost=_A_RUN, run=_A_RUN, again=_or_null(_A_RUN), again_failed=_or_null(_TEXT), idempotent=_or_null(_BOOL),
+    undo=_A_RUN, compared=_ANY_OBJECT, reapplied=_or_null(_A_RUN), certificate=_or_null(_CERTIFICATE),
+    why_no_certificate=_or_null(_TEXT),
+)  # fmt: skip
 _RECORD = _object(
     ("tables",),
     **_WHAT,
@@ -92,6 +121,7 @@ _RECORD = _object(
     expires_at=_or_null(_TIME),
     rescue_dropped_at=_or_null(_TIME),
     open_conflicts=_WHOLE,
+    batches=_WHOLE,
     captured=_list(
         _object(
             table=_TEXT,
@@ -117,16 +147,39 @@ _FACTS = _object(
     cascades_to=_list(_TEXT), undo_needs=_or_null(_TEXT), notes=_list(_TEXT),
 )  # fmt: skip
 
+_GATE = _object(
+    gate=_TEXT, satisfied=_BOOL, text=_TEXT, hint=_or_null(_TEXT), who=_or_null(_TEXT), earliest=_or_null(_TIME)
+)
+
+_PROBLEM = _object(message=_TEXT, file=_TEXT, line=_WHOLE, column=_WHOLE, hint=_or_null(_TEXT))
+OWN_TESTS = _object(
+    change=_TEXT, database=_TEXT, passed=_BOOL, loaded=_list(_TEXT), run=_or_null(_A_RUN),
+    checks=_list(_object(title=_TEXT, passed=_BOOL, line=_WHOLE, detail=_TEXT)), undo=_or_null(_A_RUN),
+    compared=_or_null(_ANY_OBJECT), problems=_list(_PROBLEM),
+)  # fmt: skip
+
 #: file's stem -> (what prints it, its schema)
 SCHEMAS: dict[str, tuple[str, Schema]] = {
     "run": ("`ghost`, `run` and `undo`, also when they fail after the run has begun", RUN),
+    "rehearse": ("`rehearse`", REHEARSAL),
     "error": ("every verb that fails before a run has begun", _object(error=_ERROR)),
     "show": ("`show`", _RECORD),
     "log": ("`log`", _object(runs=_list(_RECORD))),
-    "clean": ("`clean`", _object(expired=_list(_RECORD), dropped=_list(_WHOLE))),
+    "clean": (
+        "`clean`",
+        _object(
+            expired=_list(_RECORD),
+            dropped=_list(_WHOLE),
+            expired_backups=_list(BACKUP),
+            dropped_backups=_list(_TEXT),
+            notes=_list(_TEXT),
+        ),
+    ),
+    "retain": ("`retain`", _object(run=_RECORD, backup=_or_null(_TEXT))),
     "check": (
         "`check`",
         _object(
+            ("tests",),
             change=_TEXT,
             title=_TEXT,
             digest=_TEXT,
@@ -135,11 +188,102 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {
             statements=_list(_VERDICT),
             tables=_list(_FACTS),
             missing_tables=_list(_TEXT),
+            tests=OWN_TESTS,
+        ),
+    ),
+    "ci": (
+        "`ci`",
+        _object(
+            base=_TEXT,
+            fork=_TEXT,
+            passed=_BOOL,
+            changes=_list(_object(change=_TEXT, file=_TEXT, digest=_or_null(_TEXT), tested=_or_null(_BOOL))),
+            findings=_list(
+                _object(
+                    level={"enum": ["error", "warning", "notice"]},
+                    rule=_TEXT,
+                    message=_TEXT,
+                    file=_TEXT,
+                    line=_WHOLE,
+                    column=_WHOLE,
+                    hint=_or_null(_TEXT),
+                )
+            ),
         ),
     ),
     "doctor": (
         "`doctor`",
         _object(advice=_list(_object(level={"enum": ["wrong", "weak", "fine"]}, text=_TEXT, hint=_or_null(_TEXT)))),
+    ),
+    "backup": ("`backup`", BACKUP),
+    "backups": ("`backups`", _object(backups=_list(BACKUP))),
+    "announce": (
+        "`announce`",
+        _object(
+            change=_TEXT,
+            told=_list(_TEXT),
+            at=_TIME,
+            earliest=_or_null(_TIME),
+            recorded=_BOOL,
+            receipts=_list(
+                _object(
+                    channel=_TEXT,
+                    recipient=_TEXT,
+                    event=_TEXT,
+                    at=_TIME,
+                    delivered=_BOOL,
+                    answer=_TEXT,
+                    attempts=_WHOLE,
+                    text_sha256=_TEXT,
+                )
+            ),
+        ),
+    ),
+    "restore": ("`restore`", _object(restored=BACKUP, to=_TEXT, note=_or_null(_TEXT))),
+    "statement": (
+        "`submit`, `approve`, `reject`, `consent`, `object`, `withdraw`, `overrule`, `claim`, `release` and `attest`",
+        _object(
+            statement=_TEXT,
+            kind=_one_of(Kind),
+            change=_TEXT,
+            digest=_TEXT,
+            environment=_TEXT,
+            person=_TEXT,
+            principal=_TEXT,
+            at=_TIME,
+            details=_ANY_OBJECT,
+            signed=_BOOL,
+            entry=_WHOLE,
+        ),
+    ),
+    "status": (
+        "`status`",
+        _object(
+            change=_TEXT,
+            digest=_TEXT,
+            environment=_TEXT,
+            profile=_TEXT,
+            identity={"enum": ["ssh", "os-user"]},
+            may_run=_BOOL,
+            gates=_list(_GATE),
+            ignored=_list(_TEXT),
+            next=_TEXT,
+            who=_TEXT,
+            earliest=_or_null(_TIME),
+        ),
+    ),
+    "audit": (
+        "`audit`",
+        _object(
+            sound=_BOOL,
+            entries=_WHOLE,
+            head=_object(position=_WHOLE, hash=_TEXT),
+            signed=_WHOLE,
+            unsigned=_WHOLE,
+            problems=_list(_object(entry=_or_null(_WHOLE), text=_TEXT)),
+            notes=_list(_TEXT),
+            seconds=_NUMBER,
+        ),
     ),
     "init": ("`init`", _object(done=_list(_TEXT))),
     "new": ("`new`", _object(change=_TEXT, path=_TEXT)),

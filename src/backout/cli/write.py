@@ -6,6 +6,7 @@ Not for: running it.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -72,7 +73,9 @@ def init(
 @verb("new", example='backout new "Close the referrals that the outage left open"')
 @click.argument("title")
 @CONFIG
-@click.option("--dialect", type=click.Choice(["postgres", "sqlite"]), help="[default: that of the environments]")
+@click.option(
+    "--dialect", type=click.Choice(["postgres", "sqlite", "mariadb"]), help="[default: that of the environments]"
+)
 @click.option("--python", is_flag=True, help="A Python change instead of SQL.")
 @JSON
 def new(title: str, config: Path | None, *, dialect: str | None, python: bool, json_: bool) -> None:
@@ -84,6 +87,8 @@ def new(title: str, config: Path | None, *, dialect: str | None, python: bool, j
     settings = load_config(config)
     urls = [one.url or "" for one in settings.environments.values()]
     usual = Dialect.SQLITE if urls and all(url.startswith("sqlite:") for url in urls) else Dialect.POSTGRES
+    if urls and all(url.startswith(("mariadb:", "mysql:")) for url in urls):
+        usual = Dialect.MARIADB
     text = template(title, Dialect(dialect) if dialect else usual, "python" if python else "sql")
     path = settings.changes / f"{slug(title)}{'.py' if python else '.sql'}"
     try:
@@ -103,24 +108,33 @@ def new(title: str, config: Path | None, *, dialect: str | None, python: bool, j
 @verb("check", example="backout check close-outage-referrals --on staging")
 @CHANGE
 @on_option(required=False)
+@click.option("--test", is_flag=True, help="Run the change's own tests, on a database made for them.")
 @CONFIG
 @JSON
-def check(change: str, on: str | None, config: Path | None, *, json_: bool) -> None:
+def check(change: str, on: str | None, config: Path | None, *, test: bool, json_: bool) -> None:
     """Say how surely each statement can be undone; nothing runs.
 
-    With --on also what that database says of the tables. Exit status 3: it could not run.
+    With --on also what that database says of the tables. With --test the change is run on a database made for it,
+    asked, and undone. Exit status 3: it could not run, or a test failed.
     """
+    from backout.cli.conversation import Conversation
     from backout.project import Project
 
-    project = Project.find(config)
-    report = project.check(project.change(change), on)
+    project, talk = Project.find(config), Conversation(yes=False)
+    with talk.waiting():
+        report = project.check(project.change(change), on)
+        tests = project.test(report.review.change, progress=talk.progress) if test and report.review.passed else None
     if json_:
         from backout.runs.as_json import facts_as_json, review_as_json
 
-        tables = {
+        tables: dict[str, Any] = {
             "tables": [facts_as_json(one) for one in report.tables],
             "missing_tables": list(report.missing_tables),
         }
+        if tests is not None:
+            from backout.runs.own_tests_json import own_tests_as_json
+
+            tables["tests"] = own_tests_as_json(tests)
         show_json(review_as_json(report.review) | tables)
     else:
         from backout.cli.review import review_text
@@ -128,7 +142,11 @@ def check(change: str, on: str | None, config: Path | None, *, json_: bool) -> N
 
         where = shown_url(on) if on else None
         show(review_text(report.review, report.tables, report.missing_tables, on=where))
-    if not report.review.passed or report.missing_tables:
+        if tests is not None:
+            from backout.cli.own_tests import own_tests_text
+
+            show(own_tests_text(tests))
+    if not report.review.passed or report.missing_tables or (tests is not None and not tests.passed):
         raise SystemExit(REFUSED)
 
 

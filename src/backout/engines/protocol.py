@@ -7,14 +7,18 @@ Driver errors never pass this seam: each engine translates them into `backout.er
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from socket import socket
+from typing import Any, Protocol, runtime_checkable
 
 from backout.engines.values import (
     Capabilities,
     Capture,
     CapturedTable,
+    Contents,
+    Foreseen,
     JournalState,
     Resolution,
     RowChange,
@@ -29,6 +33,7 @@ from backout.engines.values import (
     UndoOutcome,
     UndoPlan,
     UpdateHint,
+    Write,
 )
 
 
@@ -90,6 +95,49 @@ class Transaction(Protocol):
     def rollback(self) -> None:
         """Never raises: a lost connection rolls back as well."""
 
+    def left_behind(self) -> Sequence[str]:
+        """After the end: what of the run's own could not be taken away yet, in words; `Journal.settle` tries again."""
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """A database that has rights on tables, and can be asked for them (PostgreSQL)."""
+
+    def foresee(self, writes: Sequence[Write]) -> Foreseen:
+        """What is missing now for these writes and for their undo, as far as it is certain."""
+
+
+class Loan(Protocol):
+    """The supervised session as a socket, at rest: whoever speaks the wire protocol on it gives it back so."""
+
+    @property
+    def socket(self) -> socket: ...
+
+    @property
+    def database(self) -> str: ...
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """What a server tells a client at log-in."""
+
+    @property
+    def deferred(self) -> tuple[str, ...]:
+        """Names of the constraints that are checked at COMMIT, quoted."""
+
+    def cancel(self) -> None:
+        """Ask the server to end the statement that it is at."""
+
+
+@runtime_checkable
+class Lends(Protocol):
+    """A transaction whose session can be lent to clients of other languages (PostgreSQL)."""
+
+    def lend(self) -> AbstractContextManager[Loan]:
+        """Raises Refused, with nothing written, where that is not possible."""
+
+    def newcomers(self, since_s: float) -> Sequence[str]:
+        """Other sessions of this machine that have appeared in the last seconds."""
+
 
 class Journal(Protocol):
     """The `backout` schema of one database: the truth about its runs. Every method commits what it writes."""
@@ -122,8 +170,12 @@ class Journal(Protocol):
     def settle(self) -> Sequence[RunRecord]:
         """Find runs that say `running` and are not: decide from the database's own word whether they committed.
 
-        Drops the rescue tables of those that did not. Returns the runs that were settled.
+        Drops the rescue tables of those that did not, and takes away what ended runs have left (`left_behind`). Returns
+        the runs that were settled.
         """
+
+    def left_behind(self) -> Sequence[str]:
+        """What runs that have ended left in the application's schemas, in words; `settle` tries to take it away."""
 
     def sample(self, record: RunRecord, captured: CapturedTable, limit: int) -> Sequence[RowChange]:
         """Rows of a finished run from its rescue tables."""
@@ -155,6 +207,9 @@ class Database(Protocol):
 
     def facts(self) -> ServerFacts: ...
 
+    def clock(self) -> datetime:
+        """The database's own time, with zone: what waiting times are measured by."""
+
     def lease(self, change: str, operator: str) -> None:
         """Take the right to write here until `close`; raises Busy, naming the holder."""
 
@@ -172,5 +227,11 @@ class Database(Protocol):
 
     def query(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Result:
         """A query outside of any run (`@after` checks); read-only where the engine has that."""
+
+    def contents(self, exactly: Collection[TableName]) -> Mapping[TableName, Contents]:
+        """Every table of the application with its number of rows; those in `exactly` also with a fingerprint of them.
+
+        Read in one snapshot. Tables that the login role may not read are left out.
+        """
 
     def close(self) -> None: ...

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, order=True)
@@ -83,12 +83,14 @@ class CapturedTable:
     before_rows: int
     after_rows: int
     after_columns: tuple[str, ...]
-    captured_by: str  # "two snapshots", "two snapshots (quick)", "session"
+    captured_by: str  # "two snapshots", "two snapshots, quick form", "armed triggers", "session", "rescue triggers"
     before_rescue: str | None  # name of the rescue table in the rescue schema; None: no rows
     after_rescue: str | None
     left_rescue: str | None = None  # keys of the rows that undo runs have not restored yet, once there was one
     undone: bool = False  # every row that can be restored has been
     both_rows: int = 0  # rows in both images, where `counted` is None: those were updated
+    batch: int | None = None  # of a run in batches: this one alone; the rescue tables hold all of them
+    unlogged: int = 0  # of counted row versions, those that no armed trigger logged: statements that failed half-way
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Lock:
 
     table: str
     mode: str
+    means: str = ""  # who waits for it, in words
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class Capture:
     tripwires: tuple[str, ...] = ()  # what was seen that no capture can explain; any of them fails the proof
     rescue_bytes: int | None = None
     log_bytes: int | None = None  # write-ahead log written by the transaction
+    armed: tuple[str, ...] = ()  # tables that had triggers put on for the run, since they are too big to scan
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,24 @@ class RowChange:
     table: TableName
     before: Mapping[str, str | None] | None
     after: Mapping[str, str | None] | None
+
+
+@dataclass(frozen=True)
+class Write:
+    """A kind of write to one table: "insert", "update", "delete"; others are told nothing about."""
+
+    schema: str | None
+    table: str
+    operation: str
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What the rights of now say of writes to come; each grant is a statement for an administrator."""
+
+    grants: tuple[str, ...] = ()  # without these the writes fail, or cannot be captured
+    undo_grants: tuple[str, ...] = ()  # without these they could not be taken back
+    undo_obstacle: str | None = None  # what else would make their undo inexact, in words
 
 
 @dataclass(frozen=True)
@@ -207,6 +229,14 @@ class UndoOutcome:
     unlisted: int = 0  # rows in conflict, and left, beyond those in `conflicts`
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What is in a table at one moment; equal fingerprints, made on one server, mean equal rows in any order."""
+
+    rows: int
+    fingerprint: str | None = None  # None: the rows were only counted
+
+
 class RunState(Enum):
     """Where a run stands; each edge is described in docs/explanation/life-of-a-run.md."""
 
@@ -215,6 +245,7 @@ class RunState(Enum):
     ROLLED_BACK = "rolled back"
     REFUSED = "refused"
     INTERRUPTED = "interrupted"
+    PARTIAL = "partial"  # in batches: some are committed, and it does not go on by itself
     UNKNOWN = "unknown"
 
 
@@ -224,6 +255,17 @@ class Mode(Enum):
     GHOST = "ghost"
     REAL = "real"
     UNDO = "undo"
+
+
+@dataclass(frozen=True)
+class Authority:
+    """By what right a run began; the journal keeps it, so that the ledger can be held against it afterwards."""
+
+    person: str  # who ran it, by the one name that the project knows them by
+    signed: bool  # whether that is proven by a signature
+    profile: str  # of the policy that was asked
+    ledger_head: str | None = None  # hash of the ledger's last entry then; None: there was no ledger to be had
+    emergency: str | None = None  # why nobody was waited for
 
 
 @dataclass(frozen=True)
@@ -238,6 +280,7 @@ class RunStart:
     operator: str
     undo_of: int | None = None
     keep_days: float = 7.0
+    authority: Authority | None = None  # None: the environment asks nothing of people, and there is no ledger
 
 
 @dataclass(frozen=True)
@@ -254,6 +297,7 @@ class RunRecord:
     report: Mapping[str, Any] = field(default_factory=dict)
     rescue_dropped_at: datetime | None = None
     open_conflicts: int = 0
+    batches: int = 0  # committed ones; 0: the run was one transaction
 
     @property
     def identifier(self) -> str:
@@ -274,6 +318,7 @@ class ServerFacts:
     is_superuser: bool
     identity: str  # stays the same for this very database: PostgreSQL system_identifier/oid; SQLite: a stored uuid
     free_bytes: int | None = None  # on the disk of the data, where it can be known
+    rescue_goes_to: tuple[str, ...] = ()  # what would carry the rescue tables out of this server, in words
 
 
 class JournalState(Enum):
@@ -297,15 +342,102 @@ class TableFacts:
 
 
 @dataclass(frozen=True)
-class Capabilities:
-    """What an engine can and cannot do; tests are skipped only by naming one of these that is false."""
+class Missing:
+    """A capability that an engine does not have, with the reason that its page of the reference gives; false."""
 
-    counts_per_table: bool  # the completeness proof is per table and operation
-    has_roles: bool
-    has_sequences: bool
-    has_row_security: bool
-    sqlalchemy: bool  # `db.sqlalchemy()` in Python changes
-    concurrent_writers: bool  # other sessions can write while a run is open
+    why: str
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+Capability = Literal[True] | Missing
+
+
+def _means(text: str) -> Mapping[str, str]:
+    """What a capability is, for `docs/reference/engines.md`."""
+    return {"means": text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What an engine can do; what it cannot, it names with the reason: `merge=Missing("there is no MERGE")`.
+
+    A test of `tests/conformance` is skipped for an engine only by naming one of these that is missing there.
+    """
+
+    # -- how it works
+    counts_per_table: Capability = field(
+        default=True, metadata=_means("the completeness proof is per table and operation, not in sum")
+    )
+    concurrent_writers: Capability = field(
+        default=True, metadata=_means("other sessions can write while a run is open")
+    )
+    is_a_server: Capability = field(
+        default=True, metadata=_means("sessions are connections that can be lost or ended, with COMMIT on its way")
+    )
+    isolation_levels: Capability = field(
+        default=True, metadata=_means('`isolation = "repeatable read"` can be chosen for an environment')
+    )
+    has_roles: Capability = field(default=True, metadata=_means("a change runs under a role of its own"))
+    has_row_security: Capability = field(
+        default=True, metadata=_means("rows that the role may not see make the run fail instead of being missed")
+    )
+    has_sequences: Capability = field(default=True, metadata=_means("sequences that a run advances are reported"))
+    sqlalchemy: Capability = field(default=True, metadata=_means("`db.sqlalchemy()` in Python changes"))
+
+    keeps_triggers_out: Capability = field(
+        default=True,
+        metadata=_means("the application's triggers do not fire while an undo puts rows back, whatever they do"),
+    )
+
+    # -- what a change may do there
+    writing_ctes: Capability = field(default=True, metadata=_means("`WITH … AS (DELETE … RETURNING …)`"))
+    writing_functions: Capability = field(
+        default=True, metadata=_means("functions and procedures that write: `DO`, `CALL`, `SELECT f()`")
+    )
+    batches: Capability = field(
+        default=True, metadata=_means("`@batch`: a change in many small transactions, each with its own way back")
+    )
+    merge: Capability = field(default=True, metadata=_means("`MERGE`"))
+    replace: Capability = field(default=True, metadata=_means("`REPLACE`, which deletes the rows in its way"))
+    writable_views: Capability = field(default=True, metadata=_means("views that can be written to"))
+
+    # -- what a table may have
+    keyless_tables: Capability = field(
+        default=True, metadata=_means("tables without a key can be changed and put back, duplicates included")
+    )
+    pairs_keyless_rows: Capability = field(
+        default=True,
+        metadata=_means("without a key each changed row is put back alone, not the table's changes as a whole"),
+    )
+    identity_always: Capability = field(
+        default=True, metadata=_means("`GENERATED ALWAYS AS IDENTITY` columns, also where they are no key")
+    )
+    partitions: Capability = field(default=True, metadata=_means("partitioned tables, and rows that move"))
+    references_to_partitions: Capability = field(
+        default=True, metadata=_means("foreign keys that name a partitioned table")
+    )
+    inheritance: Capability = field(default=True, metadata=_means("tables that inherit from others"))
+    partial_indexes: Capability = field(default=True, metadata=_means("unique indexes with WHERE"))
+    expression_indexes: Capability = field(default=True, metadata=_means("unique indexes on expressions"))
+    set_default_actions: Capability = field(
+        default=True, metadata=_means("`ON DELETE SET DEFAULT` and `ON UPDATE SET DEFAULT`")
+    )
+    deferrable_foreign_keys: Capability = field(
+        default=True, metadata=_means("foreign keys that are checked at the end of the transaction")
+    )
+    deferrable_unique: Capability = field(
+        default=True, metadata=_means("unique constraints that are checked at the end of the transaction")
+    )
+
+    # -- what may have happened to a table before the undo
+    finds_renamed_columns: Capability = field(
+        default=True, metadata=_means("a column, or a table, that was renamed since is still found")
+    )
+    changes_constraints: Capability = field(
+        default=True, metadata=_means("constraints can be added to a table that is there")
+    )
 
 
 @dataclass(frozen=True)
@@ -320,5 +452,7 @@ class Settings:
     statement_timeout_s: float | None = None
     isolation: str = "read committed"
     rescue_schema: str = "rescue"
-    append_only: tuple[str, ...] = ()
-    bookkeeping: tuple[str, ...] = ()
+    scan_limit_bytes: int = 8 * 2**30  # from this size on a table is armed instead of scanned
+    arm: tuple[str, ...] = ()  # tables that are armed, too, where they pass the limit
+    append_only: tuple[str, ...] = ()  # tables that an undo may leave as they are, by bare or qualified name
+    bookkeeping: tuple[str, ...] = ()  # columns whose value an undo may leave as it is

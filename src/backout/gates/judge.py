@@ -63,6 +63,15 @@ def require_stamp(stamp: Stamp, facts: ServerFacts, settings: Settings) -> None:
         )  # fmt: skip
 
 
+def require_private(facts: ServerFacts) -> None:
+    """The rescue of PHI stays in this server: nothing may carry its tables elsewhere."""
+    if facts.rescue_goes_to:
+        raise Refused(
+            "phi", f"the rows are PHI, and {' and '.join(facts.rescue_goes_to)} would carry the rescue tables elsewhere",
+            hint="let the publication name tables or schemas instead of all; or take PHI out of the change",
+        )  # fmt: skip
+
+
 def require_room(needed_bytes: int, facts: ServerFacts) -> None:
     """The rescue and the log of the change must fit on the server's disk, where that can be known."""
     if facts.free_bytes is not None and needed_bytes > facts.free_bytes:

@@ -17,6 +17,8 @@ def is_built_in(dialect: Dialect, name: str) -> bool:
     """Whether the database itself brings the function `name` (lower-case, qualified if written so)."""
     if dialect is Dialect.SQLITE:
         return name in _names("sqlite_functions.txt")
+    if dialect is Dialect.MARIADB:
+        return name in _names("mariadb_functions.txt")
     schema, _, bare = name.rpartition(".")
     return schema in ("", "pg_catalog") and bare in _names("postgres_functions.txt")
 

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 _RANDOM = frozenset({
     "random", "random_normal", "gen_random_uuid", "uuidv4", "uuidv7", "randomblob", "uuid_generate_v1",
-    "uuid_generate_v4",
+    "uuid_generate_v4", "rand", "uuid", "uuid_short", "random_bytes", "sys_guid",
 })  # fmt: skip
 _CLOCK = frozenset({
     "now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday", "current_date",
     "current_time", "current_timestamp", "localtime", "localtimestamp", "age", "unixepoch",
+    "sysdate", "curdate", "curtime", "utc_date", "utc_time", "utc_timestamp", "unix_timestamp",
 })  # fmt: skip
 _TRAITS = {Trait.SAMPLE: "TABLESAMPLE", Trait.LIMIT_WITHOUT_ORDER: "LIMIT without ORDER BY"}
 

@@ -1,6 +1,6 @@
 """The only place that wires rooms together; the public Python API."""
 
-from backout.project.doctor import Advice
+from backout.project.advice import Advice
 from backout.project.project import Ask, CheckReport, Progress, Project
 
 __all__ = ["Advice", "Ask", "CheckReport", "Progress", "Project"]

@@ -18,8 +18,13 @@ from urllib.parse import unquote, urlsplit
 from backout.change.nearest import suggest
 from backout.engines.values import Settings, TableName
 from backout.errors import UsageError
+from backout.gates.people import People
+from backout.gates.policy import PROFILES, Policy, default_profile
+from backout.integrations.model import Channel
 
 FILE_NAME = "backout.toml"
+LEDGER_FILE = Path(".backout") / "ledger.sqlite"  # in the folder of backout.toml
+STATEMENT_PLACES = ("ledger", "files")
 PROOF_LEVELS = ("bounded", "repeated", "exact")  # from the loosest to the tightest
 ISOLATIONS = ("read committed", "repeatable read")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -42,7 +47,19 @@ class Environment:
     rescue_schema: str = "rescue"
     min_proof: str = "bounded"
     isolation: str = "read committed"
+    scan_limit_bytes: int = 8 * 2**30  # PostgreSQL: from this size on a table is armed instead of scanned
+    arm: tuple[str, ...] = ()  # tables that only triggers or functions of the changes reach, to be armed as well
+    batch_time: timedelta = timedelta(milliseconds=100)  # how long a batch should hold the locks on its rows
+    replica_lag: timedelta = timedelta(seconds=5)  # from here on a run in batches waits; so it does for the next two
+    long_transaction: timedelta = timedelta(hours=1)
+    pause_file: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    given_policy: Policy | None = None  # None: what an environment of this name has by default
+
+    @property
+    def policy(self) -> Policy:
+        """What this environment asks of people."""
+        return self.given_policy or PROFILES[default_profile(self.name)]
 
     @property
     def keep_days(self) -> float:
@@ -91,7 +108,29 @@ class Config:
     bookkeeping: tuple[str, ...] = ()
     append_only: tuple[str, ...] = ()
     tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # table -> its own bookkeeping columns
+    phi: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # table -> its columns whose values are PHI
+    channels: Mapping[str, Channel] = field(default_factory=dict)  # where announcements go, by name
     environments: Mapping[str, Environment] = field(default_factory=dict)
+    people: People = field(default_factory=People)
+    allowed_signers: Path | None = None  # git's file of principals and their public keys; None: beside backout.toml
+    ledger: str | None = None  # URL, may hold ${VARIABLE}; None: an SQLite file beside backout.toml
+    statements: str = "ledger"  # where people's statements are written: "ledger" | "files"
+
+    @property
+    def signers_file(self) -> Path:
+        """Where the public keys of people are."""
+        return self.allowed_signers or self.folder / "allowed_signers"
+
+    def ledger_url(self, variables: Mapping[str, str] = os.environ) -> str:
+        """Return the ledger's URL with the secrets put in; UsageError where a variable is missing."""
+        if self.ledger is None:
+            return f"sqlite:///{self.folder / LEDGER_FILE}"
+        return _VARIABLE.sub(lambda match: _ledger_variable(match[1], variables), self.ledger)
+
+    def policy_for(self, stamp: str) -> Policy:
+        """Return the policy of a database that says it is `stamp`, by whatever URL it was reached."""
+        known = self.environments.get(stamp)
+        return (known or Environment(stamp)).policy
 
     def environment(self, name: str) -> Environment:
         """Return the environment of this name, or a nameless one for a URL or an SQLite file; UsageError otherwise."""
@@ -128,9 +167,21 @@ class Config:
             statement_timeout_s=timeout.total_seconds() if timeout is not None else None,
             isolation=environment.isolation,
             rescue_schema=environment.rescue_schema,
+            scan_limit_bytes=environment.scan_limit_bytes,
+            arm=environment.arm,
             append_only=self.append_only,
             bookkeeping=self.bookkeeping,
         )
+
+
+def _ledger_variable(name: str, variables: Mapping[str, str]) -> str:
+    value = variables.get(name, "")
+    if not value:
+        raise UsageError(
+            f"the ledger needs the variable {name}, which is not set",
+            hint=f"set it for this command: {name}=… backout …",
+        )
+    return value
 
 
 def shown_url(url: str) -> str:

@@ -8,34 +8,29 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from backout.change.nearest import suggest
 from backout.change.parameters import is_constant
 from backout.errors import InvalidFile, Position, UsageError
-from backout.project.config import FILE_NAME, ISOLATIONS, PROOF_LEVELS, Config, Environment
-from backout.project.toml_place import place
+from backout.gates.people import People
+from backout.gates.policy import PROFILE_NAMES, PROFILES, SOLO, default_profile
+from backout.project.channels import read_channels
+from backout.project.config import FILE_NAME, ISOLATIONS, PROOF_LEVELS, STATEMENT_PLACES, Config, Environment
+from backout.project.people_file import read_people, require_known_words
+from backout.project.policy import POLICY_KEYS, read_policy
+from backout.project.toml_table import Table
 
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
-_UNITS = {
-    "milliseconds": ("ms", "millisecond"),
-    "seconds": ("s", "sec", "second"),
-    "minutes": ("min", "minute"),
-    "hours": ("h", "hour"),
-    "days": ("d", "day"),
-    "weeks": ("week",),
-}
-_UNIT_OF = {alias: unit for unit, aliases in _UNITS.items() for alias in (unit, *aliases)}
-_SECTIONS = ("project", "undo", "tables", "environments")
+_SECTIONS = ("project", "people", "channels", "undo", "tables", "environments")
+PROJECT_KEYS = ("name", "changes", "profile", "people", "allowed_signers", "ledger", "statements")
 ENVIRONMENT_KEYS = (
     "url", "url_env", "url_file", "role", "superuser", "lock_timeout", "statement_timeout", "keep", "rescue_schema",
-    "min_proof", "isolation", "parameters",
+    "min_proof", "isolation", "scan_limit", "arm", "batch_time", "replica_lag", "long_transaction", "pause_file",
+    "parameters", *POLICY_KEYS,
 )  # fmt: skip
 
 
@@ -71,16 +66,28 @@ def read_config(path: Path) -> Config:
 
 def parse_config(text: str, path: Path) -> Config:
     """Return the configuration in this text; `path` is named in errors, and relative paths start from its folder."""
-    root = _Table(text, str(path), (), _toml(text, str(path)))
+    root = Table(text, str(path), (), _toml(text, str(path)))
     root.only(_SECTIONS)
     project, undo = root.table("project"), root.table("undo")
-    project.only(("name", "changes"))
+    project.only(PROJECT_KEYS)
     undo.only(("bookkeeping", "append_only"))
     folder = path.resolve().parent
-    tables = {name: one.names("bookkeeping") for name, one in root.tables("tables", ("bookkeeping",))}
-    environments = {
-        name: _environment(name, one, folder) for name, one in root.tables("environments", ENVIRONMENT_KEYS)
+    own = root.tables("tables", ("bookkeeping", "phi"))
+    tables = {name: one.names("bookkeeping") for name, one in own if "bookkeeping" in one.content}
+    phi = {name: one.names("phi") for name, one in own if "phi" in one.content}
+    people_file, signers = project.text("people"), project.text("allowed_signers")
+    people = read_people(root, folder / people_file if people_file is not None else None)
+    profile = project.choice("profile", PROFILE_NAMES, "") if "profile" in project.content else None
+    tables_of = dict(root.tables("environments", ENVIRONMENT_KEYS))
+    environments = {name: _environment(name, one, folder, profile, people) for name, one in tables_of.items()}
+    rungs = {lower for one in environments.values() for lower in one.policy.after}
+    # The project's profile is for the top of the ladder: where one rehearses, nothing has been rehearsed yet.
+    environments |= {
+        name: _environment(name, tables_of[name], folder, SOLO, people)
+        for name in rungs & set(environments)
+        if "profile" not in tables_of[name].content
     }
+    _require_ladder(root, environments)
     return Config(
         path=path,
         folder=folder,
@@ -89,11 +96,27 @@ def parse_config(text: str, path: Path) -> Config:
         bookkeeping=undo.names("bookkeeping"),
         append_only=undo.names("append_only"),
         tables=tables,
+        phi=phi,
+        channels=read_channels(root, folder),
         environments=environments,
+        people=people,
+        allowed_signers=folder / signers if signers is not None else None,
+        ledger=project.text("ledger"),
+        statements=project.choice("statements", STATEMENT_PLACES, "ledger"),
     )
 
 
-def _environment(name: str, table: _Table, folder: Path) -> Environment:
+def _require_ladder(root: Table, environments: Mapping[str, Environment]) -> None:
+    """An `after` that is written names environments that there are, and never itself."""
+    for name, table in root.tables("environments", ENVIRONMENT_KEYS):
+        for lower in environments[name].policy.after if "after" in table.content else ():
+            if lower == name or lower not in environments:
+                others = [one for one in environments if one != name]
+                problem = "itself" if lower == name else f'"{lower}", which is not an environment'
+                raise table.error(f'key "after" names {problem}', "after", suggest(lower, others))
+
+
+def _environment(name: str, table: Table, folder: Path, profile: str | None, people: People) -> Environment:
     if not _NAME.fullmatch(name):
         raise table.error(f'environment "{name}" is not a name', hint="use letters, digits, dots, hyphens, underscores")
     given = [key for key in ("url", "url_env", "url_file") if table.text(key) is not None]
@@ -108,6 +131,8 @@ def _environment(name: str, table: _Table, folder: Path) -> Environment:
     for key, value in parameters.content.items():
         if not is_constant(value):
             raise parameters.error(f'parameter "{key}" is neither a value nor a list of one type', key)
+    policy = read_policy(name, table, profile)
+    require_known_words(table, policy, people)
     return Environment(
         name=name,
         url=table.text("url"),
@@ -121,91 +146,15 @@ def _environment(name: str, table: _Table, folder: Path) -> Environment:
         rescue_schema=table.text("rescue_schema") or default.rescue_schema,
         min_proof=table.choice("min_proof", PROOF_LEVELS, default.min_proof),
         isolation=table.choice("isolation", ISOLATIONS, default.isolation),
+        scan_limit_bytes=default.scan_limit_bytes if (limit := table.size("scan_limit")) is None else limit,
+        arm=table.names("arm"),
+        batch_time=table.duration("batch_time") or default.batch_time,
+        replica_lag=table.duration("replica_lag") or default.replica_lag,
+        long_transaction=table.duration("long_transaction") or default.long_transaction,
+        pause_file=table.text("pause_file"),
         parameters=parameters.content,
+        given_policy=None if policy == PROFILES[default_profile(name)] else policy,
     )
-
-
-@dataclass(frozen=True)
-class _Table:
-    """One table of the file, which knows where it stands; every reader of a key says what else was expected."""
-
-    document: str
-    file: str
-    path: tuple[str, ...]
-    content: Mapping[str, Any]
-
-    def error(self, message: str, key: str | None = None, hint: str | None = None) -> InvalidFile:
-        line, column = place(self.document, (*self.path, key) if key is not None else self.path)
-        return InvalidFile(message, Position(self.file, line, column), hint=hint)
-
-    def only(self, known: Sequence[str]) -> None:
-        for key in self.content:
-            if key not in known:
-                where = f" in [{'.'.join(self.path)}]" if self.path else ""
-                raise self.error(f'unknown key "{key}"{where}', key, suggest(key, known))
-
-    def table(self, key: str) -> _Table:
-        value = self.content.get(key, {})
-        if not isinstance(value, dict):
-            raise self.error(f'key "{key}" must be a table', key, f"write [{'.'.join((*self.path, key))}]")
-        return _Table(self.document, self.file, (*self.path, key), value)
-
-    def tables(self, key: str, known: Sequence[str]) -> list[tuple[str, _Table]]:
-        outer = self.table(key)
-        inner = [(name, outer.table(name)) for name in outer.content]
-        for _, one in inner:
-            one.only(known)
-        return inner
-
-    def text(self, key: str) -> str | None:
-        value = self.content.get(key)
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise self.error(f'key "{key}" must be text, and not empty', key, f'{key} = "…"')
-        return value
-
-    def names(self, key: str) -> tuple[str, ...]:
-        value = self.content.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-            raise self.error(f'key "{key}" must be a list of names', key, f'{key} = ["…"]')
-        return tuple(value)
-
-    def choice(self, key: str, known: Sequence[str], default: str) -> str:
-        value = self.content.get(key, default)
-        if value not in known:
-            raise self.error(f'key "{key}" may not be {_written(value)}', key, suggest(str(value), known))
-        return str(value)
-
-    def duration(self, key: str) -> timedelta | None:
-        value = self.content.get(key)
-        if value is None:
-            return None
-        duration = parse_duration(value)
-        if duration is None:
-            hint = 'write a number and its unit: "5 seconds", "2 min", "24 hours", "7 days"; a bare number is seconds'
-            raise self.error(f'key "{key}" may not be {_written(value)}', key, hint)
-        return duration
-
-
-def parse_duration(value: object) -> timedelta | None:
-    """Return what "5 seconds", "2 min" or a number of seconds stands for; None where it is no time above zero."""
-    if isinstance(value, bool):
-        return None
-    seconds = value if isinstance(value, int | float) else None
-    try:
-        if seconds is None:
-            match = _DURATION.fullmatch(str(value).strip().lower())
-            if match is None or match[2] not in _UNIT_OF:
-                return None
-            duration = timedelta(**{_UNIT_OF[match[2]]: float(match[1])})
-        else:
-            duration = timedelta(seconds=seconds)
-    except (OverflowError, ValueError):
-        return None
-    return duration if duration > timedelta(0) else None
-
-
-def _written(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _toml(text: str, file: str) -> dict[str, Any]:

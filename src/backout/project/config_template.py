@@ -9,6 +9,16 @@ TEMPLATE = """\
 [project]
 # name = "clinic"
 changes = "changes"                     # the folder of the change files
+# What is asked of people: "solo" asks nothing, "team" and "hipaa" ask for other people's approvals, a rehearsal and
+# notice before production. With nothing said here, an environment named "production" is strict: "team".
+profile = "solo"
+# allowed_signers = "allowed_signers"   # public keys of people, in git's format: see docs/how-to/four-eyes.md
+# ledger = "postgresql://localhost/ops" # what people said; a file beside this one when left out
+# statements = "files"                  # or in files beside the change, which git merges
+
+# [people.ann]                          # who is who
+# email = "ann@example.org"
+# roles = ["team-lead"]
 
 [undo]
 # Columns that the application writes by itself: differing there alone is no conflict, and the value of now stays.
@@ -35,6 +45,22 @@ append_only = []
 # rescue_schema = "rescue"              # where the rows are kept as they were
 # min_proof = "bounded"                 # the least proof that is committed: "bounded" | "repeated" | "exact"
 # isolation = "read committed"          # "read committed" | "repeatable read"
+# scan_limit = "8 GB"                   # tables of that size or more are armed with triggers instead of scanned
+# arm = ["public.audit_log"]            # such tables that only a trigger or a function writes to
+# batch_time = "100 ms"                 # how long a batch of a large change holds the locks on its rows
+# replica_lag = "5 seconds"             # large changes wait as long as a replica lags behind by more
+# long_transaction = "1 hour"           # and as long as somebody's transaction is older
+# pause_file = "/run/backout.pause"     # and as long as this file is there
+# profile = "team"                      # "solo" | "team" | "hipaa"; each key below overrides it
+# after = ["dev"]                       # rehearsed there
+# approvals = ["correctness", "safety"] # by two people who did not write it
+# roles = {safety = "team-lead"}        # who may give one
+# documents = ["risk", "mitigation"]    # what the change's metadata must say
+# announce = {before = "24 hours"}      # how long before the run it is announced
+# overrule = ["team-lead"]              # who may overrule an objection
+# window = ["Mon-Thu 09:00-17:00 UTC"]  # when runs may begin
+# operators = ["ann"]                   # who may run here
+# emergency = ["ann"]                   # who may run without waiting for people
 # [environments.production.parameters]  # values of the changes' parameters that differ per environment
 # cutoff = 2026-11-14
 """

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
 from typing import TYPE_CHECKING
 
 from backout.engines.values import JournalState
 from backout.errors import BackoutError
 from backout.gates.judge import Stamp, require_ordinary_role, require_primary, require_stamp
+from backout.project.advice import Advice
+from backout.project.doctor_keeping import advise_on_keeping
+from backout.project.doctor_people import advise_on_people
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from backout.engines.protocol import Database
     from backout.project.config import Config, Environment
-
-
-@dataclass(frozen=True)
-class Advice:
-    """One line of `doctor`: `level` is "wrong", "weak" or "fine"."""
-
-    level: str
-    text: str
-    hint: str | None = None
 
 
 def advise(
@@ -46,9 +40,11 @@ def _of_config(config: Config) -> Iterator[Advice]:
         if environment.superuser_allowed:
             text = f'"{environment.name}" lets changes run as a superuser'
             yield Advice("weak", text, 'create a role for backout, and take out superuser = "allow"')
-        if environment.role is None and not (environment.url or "").startswith("sqlite:"):
+        if environment.role is None and not (environment.url or "").startswith(("sqlite:", "mariadb:", "mysql:")):
             text = f'"{environment.name}" has no `role`: changes run as the role that owns journal and rescue'
             yield Advice("weak", text, "name the application's role, so that a change cannot write either")
+    yield from advise_on_people(config)
+    yield from advise_on_keeping(config, os.environ)
     if not config.append_only and not config.bookkeeping:
         yield Advice("fine", "no bookkeeping columns and no append-only tables are named")
 
@@ -98,6 +94,9 @@ def _facts(database: Database, environment: Environment) -> Iterator[Advice]:
         yield Advice("fine", f'the database is stamped "{environment.name}"')
     except BackoutError as error:
         yield Advice("wrong", error.message, error.hint)
+    for left in database.journal.left_behind():
+        hint = f"backout log --on {environment.name} takes it away, as soon as nobody uses the table for a moment"
+        yield Advice("weak", left, hint)
     due = len(database.journal.expired())
     if due:
         yield Advice("weak", f"the rescue of {due} runs has expired", f"backout clean --on {environment.name}")

@@ -11,6 +11,8 @@ _SCHEMES = {
     "postgres": Dialect.POSTGRES,
     "postgresql": Dialect.POSTGRES,
     "sqlite": Dialect.SQLITE,
+    "mariadb": Dialect.MARIADB,
+    "mysql": Dialect.MARIADB,
 }
 
 
@@ -19,7 +21,8 @@ def dialect_of(url: str) -> Dialect:
     scheme = url.partition(":")[0].lower()
     if scheme not in _SCHEMES:
         raise UsageError(
-            f'no engine for URLs that begin with "{scheme}:"', hint="known are postgresql:// and sqlite:///path/to/file"
+            f'no engine for URLs that begin with "{scheme}:"',
+            hint="known are postgresql://, mariadb:// and sqlite:///path/to/file",
         )
     return _SCHEMES[scheme]
 
@@ -30,6 +33,10 @@ def open_database(settings: Settings) -> Database:
         from backout.engines import postgres
 
         return postgres.connect(settings)
+    if dialect_of(settings.url) is Dialect.MARIADB:
+        from backout.engines import mariadb
+
+        return mariadb.connect(settings)
     from backout.engines import sqlite
 
     return sqlite.connect(settings)

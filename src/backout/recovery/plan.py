@@ -33,7 +33,8 @@ class UndoPolicy:
 def require_undoable(record: RunRecord) -> None:
     """Raise Refused where the run has nothing (left) that could be undone."""
     name = record.identifier
-    if record.state is not RunState.COMMITTED:
+    stopped = record.batches and record.state in {RunState.INTERRUPTED, RunState.PARTIAL}
+    if record.state is not RunState.COMMITTED and not stopped:
         raise Refused(
             "undo", f'run "{name}" is {record.state.value}: there is nothing to undo', hint="see `backout log`"
         )

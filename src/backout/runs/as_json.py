@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from backout.engines.values import CapturedTable, Conflict, Counts, RowChange, RunRecord, TableFacts
+from backout.engines.values import Authority, CapturedTable, Conflict, Counts, RowChange, RunRecord, TableFacts
 from backout.lint.model import Finding, Review, StatementVerdict
 from backout.runs.report import RunReport, TableReport
 
@@ -43,7 +43,7 @@ def report_as_json(report: RunReport, *, sample: bool = True) -> Json:
         "conflicts": [conflict_as_json(one) for one in report.conflicts],
         "sequences": [{"name": one.name, "before": one.before, "after": one.after} for one in report.sequences],
         "locks": [{"table": one.table, "mode": one.mode} for one in report.locks],
-        "backup": None,  # backups are not in this version; the key is promised
+        "backup": dict(report.backup) if report.backup is not None else None,
         "rescue": [
             {"table": one.table, "rows": one.rows, "expires_at": _time(one.expires_at)} for one in report.rescue
         ],
@@ -51,11 +51,14 @@ def report_as_json(report: RunReport, *, sample: bool = True) -> Json:
         "undo_how": report.undo_how,
         "conflicts_seen": report.conflicts_seen,
         "way_back": report.way_back,
+        "net_change": dict(report.net_change) if report.net_change is not None else None,
+        "subset": report.subset,
         "rescue_bytes": report.rescue_bytes,
         "log_bytes": report.log_bytes,
         "duration_s": report.duration_s,
         "notes": list(report.notes),
         "started_at": _time(report.started_at),
+        "authority": _authority(report.authority),
         "database": _plain(report.database),
     }
 
@@ -95,6 +98,7 @@ def record_as_json(record: RunRecord) -> Json:
         "expires_at": _time(record.expires_at),
         "rescue_dropped_at": _time(record.rescue_dropped_at),
         "open_conflicts": record.open_conflicts,
+        "batches": record.batches,
         "captured": [_captured(one) for one in record.tables],
         "report": _plain(record.report),
     }
@@ -161,6 +165,18 @@ def _proof(report: RunReport) -> Json | None:
     if proof is None:
         return None
     return {"complete": proof.complete, "level": proof.level, "checked": list(proof.checked)}
+
+
+def _authority(authority: Authority | None) -> Json | None:
+    if authority is None:
+        return None
+    return {
+        "person": authority.person,
+        "signed": authority.signed,
+        "profile": authority.profile,
+        "ledger_head": authority.ledger_head,
+        "emergency": authority.emergency,
+    }
 
 
 def _row(change: RowChange) -> Json:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from backout.change.batched import batched_step
 from backout.change.model import Change, DataClass, StepKind
+from backout.change.subset import Subset
+from backout.engines.batches import Limits
 from backout.engines.protocol import Database, Transaction
 from backout.engines.values import Capture, CapturedTable, Mode, Resolution, RunStart, RunState, TableName
-from backout.errors import BackoutError, CheckAfterFailed, ProofFailed, Refused
+from backout.errors import BackoutError, CheckAfterFailed, ProofFailed
 from backout.recovery.plan import UndoPolicy, plan_undo
 from backout.recovery.proof import Tightness, Verdict
-from backout.runs.recorder import Progress, Recorder, judged, parameters_of
+from backout.runs.masking import PHI, shown_rows
+from backout.runs.recorder import Progress, Recorder, Serve, judged, parameters_of
 from backout.runs.report import AssertionReport, ProofReport, RescueReport, RunReport, TableReport
+from backout.runs.rights import obstacle, require_no_obstacle, require_rights
+from backout.runs.subsetting import Subsetting
 from backout.runs.supervise import Reopen, Work, keep_back, supervise
 
-PHI = DataClass.PHI.value
+MASKED = "values are masked, since the change says that its rows are PHI"
+REVEALED = "the operator asked to see values that are PHI (--reveal)"
 
 
 @dataclass(frozen=True)
@@ -32,18 +39,30 @@ class ChangeRun:
     rows: int = 10
     least: Tightness = Tightness.BOUNDED
     prove_way_back: bool = False
+    repeated: bool = False  # the second run of a rehearsal, a ghost: what is it that it still changes?
     snapshot: bool = False
+    backup: Mapping[str, Any] | None = None  # the one that precedes the run
+    reveal: bool = False  # show rows that are PHI as they are, on a terminal; the run's record says so
+    serve: Serve | None = None  # for a program of another language
+    limits: Limits = field(default_factory=Limits)  # of a run in batches: what it gives way to
+    subset: Subset | None = None  # the keys that the run is limited to
 
 
 def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
     """Run the change on the database; see `supervise` for what is raised."""
-    recorder = Recorder(run.change, run.values, run.mode, run.progress)
+    _require_one_transaction(run.change)
+    require_rights(database, run.change, run.mode, run.policy)
+    limits = _limits(run)
+    recorder = Recorder(
+        run.change, run.values, run.mode, run.progress, run.repeated, serve=run.serve, subsetting=limits
+    )
     named = frozenset(name for step in run.change.steps for name in step.statement.tables)
 
     def apply(transaction: Transaction, number: int) -> RunReport:
         report = RunReport(
             number, "", run.change.identifier, run.change.metadata.title, run.change.digest, run.start.environment,
-            run.mode, outcome=RunState.RUNNING, state="untouched", data=run.change.metadata.data.value,
+            run.mode, outcome=RunState.RUNNING, state="untouched", data=run.change.metadata.data.value, backup=run.backup,
+            subset=_subset_in_words(run),
         )  # fmt: skip
         try:
             recorder.apply(transaction)
@@ -62,24 +81,18 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
 
     def capture(transaction: Transaction, number: int) -> Capture:
         run.progress("reading the images of the changed rows")
+        if run.repeated:  # whole images, which one session can compare
+            return transaction.capture(number, (), keep=True)
         return transaction.capture(number, recorder.hints, keep=run.mode is Mode.REAL or run.prove_way_back)
 
     def inspect(transaction: Transaction, found: Capture, verdict: Verdict, report: RunReport) -> RunReport:
-        report = described(transaction, found, verdict, report, named, shown_rows(report.data, run.rows))
+        report = described(transaction, found, verdict, report, named, run.rows, reveal=run.reveal)
         if report.data == PHI:
-            report = replace(report, notes=(*report.notes, "rows are not shown: the change says that they are PHI"))
-        obstacle = _obstacle(database, found.tables, run.policy)
-        if obstacle and run.mode is Mode.REAL:
-            raise Refused(
-                "undo rights",
-                f"the undo of this run would not be exact: {obstacle}",
-                state="rolled back",
-                hint="give the right, or name the trigger's columns as `bookkeeping` and its tables as `append_only`",
-            )
-        if obstacle:
-            report = replace(
-                report, notes=(*report.notes, f"`run` would refuse: its undo would not be exact: {obstacle}")
-            )
+            report = replace(report, notes=(*report.notes, REVEALED if run.reveal else MASKED))
+        report = _with_obstacle(database, found, run, report)
+        if run.repeated:
+            net = ((str(one.table.name), transaction.differing(one)) for one in found.tables)
+            report = replace(report, net_change={table: count for table, count in net if count})
         if run.prove_way_back:
             report = _way_back(transaction, found, run, report)
         return report
@@ -88,37 +101,57 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
         run.start, tuple(sorted(named, key=lambda name: (name[0] or "", name[1]))), apply, capture, inspect,
         run.mode is Mode.REAL, run.least,
         # The way back reads the rescue, which was committed after the run's snapshot; an undo is READ COMMITTED itself.
-        run.snapshot and not run.prove_way_back,
+        run.snapshot and not (run.prove_way_back or run.repeated),
         run.change.metadata.data is DataClass.PHI,
     )  # fmt: skip
     report = supervise(database, reopen, work)
-    return _checked_after(database, run, report) if run.mode is Mode.REAL else report
+    return checked_after(database, run, report, limits) if run.mode is Mode.REAL else report
 
 
-def shown_rows(data: str, rows: int) -> int:
-    """Of PHI no row leaves the database, not even to a screen."""
-    return 0 if data == PHI else rows
+def _require_one_transaction(change: Change) -> None:
+    if batched_step(change) is not None:
+        raise AssertionError("a change with @batch goes through `either.py`")
 
 
-def _obstacle(database: Database, captured: Sequence[CapturedTable], policy: UndoPolicy) -> str | None:
-    tables = [one.table for one in captured if not policy.is_append_only(one.table.name)]
-    return database.undo_obstacle(tables) if tables else None
+def _limits(run: ChangeRun) -> Subsetting | None:
+    return Subsetting(run.change, run.values, run.subset) if run.subset else None
+
+
+def _subset_in_words(run: ChangeRun) -> str | None:
+    return run.subset.described(private=run.change.metadata.data is DataClass.PHI) if run.subset else None
+
+
+def _with_obstacle(database: Database, found: Capture, run: ChangeRun, report: RunReport) -> RunReport:
+    """What stands in the way of an exact undo: Refused for a real run, a note for a ghost run."""
+    what = obstacle(database, found.tables, run.policy)
+    if run.mode is Mode.REAL:
+        require_no_obstacle(what, "rolled back")
+    if what is None:
+        return report
+    return replace(report, notes=(*report.notes, f"`run` would refuse: its undo would not be exact: {what}"))
 
 
 def described(
     transaction: Transaction, found: Capture, verdict: Verdict, report: RunReport,
-    named: frozenset[tuple[str | None, str]], rows: int,
+    named: frozenset[tuple[str | None, str]], rows: int, *, reveal: bool = False,
 ) -> RunReport:  # fmt: skip
-    """The report with what was captured and proven."""
-    tables = tuple(table_report(one, named, transaction.sample(one, rows) if rows else ()) for one in found.tables)
+    """The report with what was captured and proven; of PHI the rows are masked."""
+    samples = [transaction.sample(one, rows) if rows else () for one in found.tables]
+    tables = tuple(
+        table_report(one, named, shown_rows(report.data, sample, reveal=reveal))
+        for one, sample in zip(found.tables, samples, strict=True)
+    )
     rescue = tuple(
         RescueReport(name, count, None)
         for one in found.tables
         for name, count in ((one.before_rescue, one.before_rows), (one.after_rescue, one.after_rows))
         if name
     )
+    notes = report.notes
+    if found.armed:
+        notes += (f"too big to scan, so armed with a trigger for the length of the run: {', '.join(found.armed)}",)
     return replace(
-        report, tables=tables, rescue=rescue, proof=ProofReport(verdict.complete, verdict.level, verdict.checked),
+        report, notes=notes, tables=tables, rescue=rescue, proof=ProofReport(verdict.complete, verdict.level, verdict.checked),
         sequences=found.sequences, locks=found.locks, rescue_bytes=found.rescue_bytes, log_bytes=found.log_bytes,
     )  # fmt: skip
 
@@ -151,6 +184,10 @@ def _way_back(transaction: Transaction, found: Capture, run: ChangeRun, report: 
             hint="the rows are in conflict with a constraint; see docs/explanation/undo.md",
         )
     again = transaction.capture(report.run, (), keep=True)
+    if again.tripwires:
+        raise ProofFailed(
+            f"the way back could not be proven: {again.tripwires[0]}", hint="look at the change's functions"
+        )
     for one in again.tables:
         differing = 0 if run.policy.is_append_only(one.table.name) else transaction.differing(one)
         if differing:
@@ -161,13 +198,14 @@ def _way_back(transaction: Transaction, found: Capture, run: ChangeRun, report: 
     return replace(report, way_back="proven", undo_how=outcome.how, notes=(*report.notes, *plan.notes))
 
 
-def _checked_after(database: Database, run: ChangeRun, report: RunReport) -> RunReport:
+def checked_after(database: Database, run: ChangeRun, report: RunReport, limits: Subsetting | None) -> RunReport:
     """`@after`: asked of a fresh session, once the run is committed."""
     found: list[AssertionReport] = []
     for step in run.change.steps:
         if step.kind is StepKind.AFTER:
+            asked = limits.limited(step) if limits else step
             try:
-                answer = database.query(step.statement.text, parameters_of(step, run.values, run.change.dialect))
+                answer = database.query(asked.statement.text, parameters_of(step, run.values, run.change.dialect))
             except BackoutError as cause:  # whatever it says of the state, the run is committed
                 if report.data == PHI:
                     keep_back(cause)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from backout.engines.values import Conflict, Lock, Mode, RowChange, RunState, SequenceMove
+from backout.engines.values import Authority, Conflict, Lock, Mode, RowChange, RunState, SequenceMove
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,15 @@ class RunReport:
     data: str = "internal"  # how sensitive the rows are; of "phi" no value is shown
     conflicts_seen: str | None = None  # fingerprint of the listed conflicts, which `--overwrite` numbers refer to
     way_back: str | None = None  # of ghost --undo: "proven" or the difference that was found
+    net_change: Mapping[str, int] | None = None  # of a repeated run: table -> images that differ; empty: no change
+    subset: str | None = None  # what `--subset` limited the run to; None: all of the change
     rescue_bytes: int | None = None
     log_bytes: int | None = None
+    backup: Mapping[str, Any] | None = None  # the backup that precedes it, as `recovery/backups/model.py` records it
     duration_s: float = 0.0
     notes: tuple[str, ...] = ()
     started_at: datetime | None = None
+    authority: Authority | None = None
     database: Mapping[str, Any] = field(default_factory=dict)  # product, version, name, role
 
 

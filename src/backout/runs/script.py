@@ -5,11 +5,12 @@ The code that runs is the text that the digest was taken of, never the file as i
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ from backout.engines.protocol import Transaction
 from backout.engines.values import Mode
 from backout.errors import ROLLED_BACK, UNTOUCHED, AssertionFailed, BackoutError, InvalidFile, Refused, RolledBack
 from backout.runs.report import AssertionReport, shown
+from backout.sql.mariadb import without_parameters
 from backout.sql.model import Dialect, Kind
 from backout.sql.read import read_script
 
@@ -36,20 +38,33 @@ _SAVEPOINT = re.compile(
 def run_script(change: Change, transaction: Transaction, mode: Mode, assertions: list[AssertionReport]) -> None:
     """Run the change. Raises RolledBack with the script's own line where it raises.
 
-    What the script prints goes to standard error: standard output is for the result of the run.
+    What the script prints goes to standard error: standard output is for the result of the run. Where the rows are PHI
+    it goes nowhere, since it can be rows.
     """
+    private = change.metadata.data is DataClass.PHI
     database = transaction.script(guard_for(change.dialect))
     database.mode = mode.value
     namespace: dict[str, Any] = {"__name__": "backout_change", "__file__": str(change.path)}
-    with _blamed(change), redirect_stdout(sys.stderr):
+    with _blamed(change), _printing(private=private):
         exec(compile(change.text, str(change.path), "exec", dont_inherit=True), namespace)  # noqa: S102 -- running it is the purpose
         namespace["apply"](database)
         check = namespace.get("check")
         if check is not None:
-            answer, private = check(database), change.metadata.data is DataClass.PHI
+            answer = check(database)
             assertions.append(AssertionReport("check(db)", answer is not False, shown(answer, private=private)))
     if assertions and not assertions[-1].passed:
         raise AssertionFailed(f"{change.path}: check(db) returned False", hint="look at the rows with `backout ghost`")
+
+
+@contextmanager
+def _printing(*, private: bool) -> Iterator[None]:
+    """Where the script's print, warnings and logging go."""
+    if not private:
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):  # noqa: PTH123 -- a device
+        yield
 
 
 def guard_for(dialect: Dialect) -> Callable[[str], None]:
@@ -79,6 +94,8 @@ def guard_for(dialect: Dialect) -> Callable[[str], None]:
 def _without_placeholders(text: str, dialect: Dialect) -> str:
     if dialect is Dialect.POSTGRES:
         return _PLACEHOLDER.sub("NULL", text).replace("%%", "%")
+    if dialect is Dialect.MARIADB:
+        return without_parameters(text)
     return _SQLITE_PLACEHOLDER.sub(lambda match: match[1] or "NULL", text)
 
 

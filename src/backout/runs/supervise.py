@@ -4,7 +4,8 @@ A run is: number → begin → work → capture → prove → record → commit,
 is (a change, an undo) is the caller's; that nothing is committed which is not captured, proven and recorded is decided
 here, for every path.
 
-Invariant: `Transaction.commit` is called in `_commit` alone, right after `record`, and only for a complete proof.
+Invariant: `Transaction.commit` is called in `_commit` alone, right after `record`, and only for a complete proof; a
+batch is committed in `commit_batch` alone, in the same way, and only for an exact one.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from dataclasses import dataclass, replace
 from time import monotonic, sleep
 from typing import Any
 
+from backout.engines.batches import Batch, BatchRecord
 from backout.engines.protocol import Database, Transaction
-from backout.engines.values import Capture, RunRecord, RunStart, RunState
+from backout.engines.values import Capture, CapturedTable, Counts, RunRecord, RunStart, RunState
 from backout.errors import BackoutError, Interrupted, OutcomeUnknown, ProofFailed, Refused, RolledBack
 from backout.recovery.proof import Tightness, Verdict, prove
 from backout.runs.as_json import report_for_journal
@@ -79,17 +81,61 @@ def supervise(database: Database, reopen: Reopen, work: Work) -> RunReport:
         raise
 
 
+def commit_batch(
+    batch: Batch, capture: Capture, record: Callable[[CapturedTable], BatchRecord], planned: Counts | None = None
+) -> BatchRecord:
+    """Prove one batch, write its row of the journal, COMMIT. What it raises leaves the batch for the caller to roll back.
+
+    A batch looks at its own rows only: where the images do not explain each write, one may have gone elsewhere.
+    """
+    require_exact(capture, planned)
+    (captured,) = capture.tables
+    found = record(captured)
+    batch.record(found)
+    with undisturbed():
+        batch.commit()
+    return found
+
+
+def require_exact(capture: Capture, planned: Counts | None = None) -> None:
+    """Raise ProofFailed unless every counted write is one captured row.
+
+    An undo that meets conflicts tries, and takes back what it tried: the server counts that as well. It knows which rows
+    it has written, and no trigger fires meanwhile: where the images are those rows (`planned`), they are all.
+    """
+    verdict = prove(capture)
+    _require(verdict, Tightness.BOUNDED)
+    (captured,) = capture.tables
+    as_planned = planned is not None and (captured.before_rows, captured.after_rows) == (
+        planned.updated + planned.deleted, planned.inserted + planned.updated,
+    )  # fmt: skip
+    if verdict.tightness is not Tightness.EXACT and not as_planned:
+        raise ProofFailed(
+            f'the rows of the batch do not explain every write that the database counted (the proof is "{verdict.level}"): '
+            "a trigger or a function writes rows twice, or rows of other batches",
+            hint="run it without @batch, where every row of the table is looked at",
+        )
+
+
 #: What follows is the words of the server or of a script, which quote values.
-_FOREIGN_WORDS = re.compile(r"(unable to [^:]*|the script raised \w+): .*", re.DOTALL)
+_FOREIGN_WORDS = re.compile(
+    r"(unable to [^:]*|the script raised \w+|the database refused|the parameters do not fit the statement): .*",
+    re.DOTALL,
+)
 
 #: Classes of SQLSTATE whose messages name things, not values: constraints, rights, syntax, deadlocks, room, the server.
-_NAMES_ONLY = ("08", "23", "25", "40", "42", "53", "55", "57", "58")
+#: MariaDB's message for a duplicate key quotes it, and that for a mistake in a statement quotes the statement.
+_NAMES_ONLY = ("08", "23", "25", "40", "42", "53", "55", "57", "58", "SQLITE_CONSTRAINT")
+_QUOTES_ALL_THE_SAME = ("23000", "42000", "SQLITE_CONSTRAINT_TRIGGER")  # the last: RAISE(ABORT, any expression)
 
 
 def keep_back(error: BackoutError) -> None:
     """Take out of the message what the server or a script said, where that can hold a value of a row."""
     code = getattr(error, "sqlstate", None)
-    if not isinstance(error, RolledBack) or str(code).startswith(_NAMES_ONLY):
+    unreadable = isinstance(error, Refused) and error.gate == "script"  # what could not be read is quoted
+    if not isinstance(error, RolledBack) and not unreadable:
+        return
+    if str(code).startswith(_NAMES_ONLY) and code not in _QUOTES_ALL_THE_SAME:
         return
     kept_back = (
         f"{f'SQLSTATE {code}, ' if code else ''}the words are kept back, since the change says that its rows are PHI"
@@ -116,7 +162,8 @@ def _finish(
 ) -> RunReport:
     """The end of a ghost run: roll back, then write down that it was."""
     transaction.rollback()
-    report = replace(report, outcome=state, state="untouched", duration_s=monotonic() - began)
+    notes = (*report.notes, *_left_behind(transaction))
+    report = replace(report, outcome=state, state="untouched", duration_s=monotonic() - began, notes=notes)
     database.journal.end_run(number, state, (), report_for_journal(report))
     return report
 
@@ -125,7 +172,7 @@ def _commit(database: Database, transaction: Transaction, reopen: Reopen, number
     """COMMIT, undisturbed by signals: one that comes meanwhile is too late, and must not make the run look undone."""
     committed = None
     try:
-        with _undisturbed():
+        with undisturbed():
             committed = _with_times(database, _commit_or_ask(database, transaction, reopen, number, report))
     except KeyboardInterrupt:
         if committed is None:
@@ -142,7 +189,7 @@ def _commit_or_ask(
     """COMMIT. An answer that was lost is asked for in the journal, never guessed."""
     try:
         transaction.commit()
-        return report
+        return replace(report, notes=(*report.notes, *_left_behind(transaction)))
     except OutcomeUnknown as unknown:
         database.close()  # as long as a session of ours holds the run, the journal takes it for running
         record = _ask_journal(reopen, number)
@@ -210,12 +257,18 @@ def _abandon(
     state = _state_of(error)
     far = error.report if isinstance(error.report, RunReport) else report  # as far as the work says that it got
     found = replace(_merged(report, far), outcome=state, state=error.state, duration_s=monotonic() - began)
+    if transaction is not None:
+        found = replace(found, notes=(*found.notes, *_left_behind(transaction)))
     error.report = found
     try:
         database.journal.end_run(number, state, (), {**report_for_journal(found), "error": error.code})
     except BackoutError:
         note = "the journal could not be reached: the next command on this environment settles the run"
         error.report = replace(found, notes=(*found.notes, note))
+
+
+def _left_behind(transaction: Transaction) -> tuple[str, ...]:
+    return tuple(f"{what}; the next command on this environment takes it away" for what in transaction.left_behind())
 
 
 def _state_of(error: BackoutError) -> RunState:
@@ -232,13 +285,16 @@ def _blank(database: Database, number: int, start: RunStart) -> RunReport:
     }  # fmt: skip
     return RunReport(
         number, f"{start.environment}-{number}", start.change, start.title, start.digest, start.environment, start.mode,
-        RunState.RUNNING, "untouched", undo_of=start.undo_of, database=about,
+        RunState.RUNNING, "untouched", undo_of=start.undo_of, authority=start.authority, database=about,
     )  # fmt: skip
 
 
 def _merged(blank: RunReport, applied: RunReport) -> RunReport:
     """What the work reports, under the run's own name."""
-    return replace(applied, run=blank.run, identifier=blank.identifier, undo_of=blank.undo_of, database=blank.database)
+    return replace(
+        applied, run=blank.run, identifier=blank.identifier, undo_of=blank.undo_of, authority=blank.authority,
+        database=blank.database,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -251,8 +307,8 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Signals wait while COMMIT is on its way, so that its answer is heard."""
+def undisturbed() -> Iterator[None]:
+    """Signals wait while COMMIT is on its way, so that its answer is heard; and while what was open is closed."""
     held = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from backout.engines.protocol import Database, Transaction
@@ -24,10 +24,12 @@ from backout.engines.values import (
 from backout.errors import Conflicts, ProofFailed, UsageError
 from backout.recovery.plan import UndoPolicy, plan_undo, require_undoable
 from backout.recovery.proof import Verdict
-from backout.runs.changes import PHI, described, shown_rows
+from backout.runs.changes import described
+from backout.runs.masking import PHI
 from backout.runs.recorder import Progress
 from backout.runs.report import RunReport, TableReport
 from backout.runs.supervise import Reopen, Work, supervise
+from backout.sql.literals import MASK
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class UndoRun:
     progress: Progress
     rows: int = 10
     ghost: bool = False
+    reveal: bool = False  # see `ChangeRun.reveal`
 
 
 def run_undo(database: Database, reopen: Reopen, run: UndoRun) -> RunReport:
@@ -50,7 +53,6 @@ def run_undo(database: Database, reopen: Reopen, run: UndoRun) -> RunReport:
         one.table.name: database.table(one.table.name, one.table.identifier) for one in run.record.tables
     }
     plan = plan_undo(run.record.number, run.record.tables, now, run.policy)
-    keyed = {undo.table.name for undo in plan.tables if undo.captured.table.key}
     outcomes: list[UndoOutcome] = []
     data = str(run.record.report.get("data", "internal"))
 
@@ -58,7 +60,7 @@ def run_undo(database: Database, reopen: Reopen, run: UndoRun) -> RunReport:
         run.progress("putting the rows back")
         outcome = transaction.revert(plan, run.resolution)
         if data == PHI:
-            outcome = replace(outcome, conflicts=tuple(_masked(one, keyed) for one in outcome.conflicts))
+            outcome = replace(outcome, conflicts=tuple(masked(one) for one in outcome.conflicts))
         outcomes.append(outcome)
         report = RunReport(
             number, "", run.start.change, run.start.title, run.start.digest, run.start.environment, Mode.UNDO,
@@ -76,7 +78,7 @@ def run_undo(database: Database, reopen: Reopen, run: UndoRun) -> RunReport:
 
     def inspect(transaction: Transaction, found: Capture, verdict: Verdict, report: RunReport) -> RunReport:
         _require_planned(found, outcomes[-1])
-        report = described(transaction, found, verdict, report, frozenset(), shown_rows(data, run.rows))
+        report = described(transaction, found, verdict, report, frozenset(), run.rows, reveal=run.reveal)
         restored = {str(name): counts for name, counts in outcomes[-1].restored.items()}
         return replace(report, tables=tuple(_as_planned(one, restored[one.table]) for one in report.tables))
 
@@ -102,17 +104,16 @@ def _conflicts(run: UndoRun, outcome: UndoOutcome, report: RunReport) -> Conflic
     return error
 
 
-def _masked(conflict: Conflict, keyed: Collection[TableName]) -> Conflict:
-    """The conflict without a value of any column but the key; where there is no key, every column stands in for it."""
-    shown = set(conflict.key) if conflict.table in keyed else set()
+def masked(conflict: Conflict) -> Conflict:
+    """The conflict without any value, its key's included: a key can be a name. Its number is what names it."""
 
-    def masked(row: Mapping[str, str | None] | None) -> Mapping[str, str | None] | None:
-        return None if row is None else {name: row[name] if name in shown else "•••" for name in row}
+    def values(row: Mapping[str, str | None] | None) -> Mapping[str, str | None] | None:
+        return None if row is None else dict.fromkeys(row, MASK)
 
-    key = masked(conflict.key) or {}
     return replace(
-        conflict, key=key, before=masked(conflict.before), ours=masked(conflict.ours), now=masked(conflict.now)
-    )
+        conflict, key=dict.fromkeys(conflict.key, MASK), before=values(conflict.before), ours=values(conflict.ours),
+        now=values(conflict.now),
+    )  # fmt: skip
 
 
 def _require_known(resolution: Resolution, outcome: UndoOutcome) -> None:

@@ -72,6 +72,33 @@ def parse(text: str) -> Any:
     return tree.stmts[0].stmt
 
 
+@dataclass(frozen=True)
+class Parsed:
+    """One statement of several: its text, in bytes of UTF-8, and its tree."""
+
+    start: int
+    end: int
+    node: Any
+
+
+def parse_all(text: str) -> list[Parsed]:
+    """Return the statements of `text`, as the server itself would cut them apart."""
+    postgast = _postgast()
+    decode_error = import_module("google.protobuf.message").DecodeError
+    try:
+        tree = postgast.parse(text)
+    except postgast.PgQueryError as error:
+        raise _problem(error) from None
+    except decode_error:
+        raise SyntaxProblem("a statement nested too deeply to be read", 0) from None
+    length = len(text.encode())
+    # A length of 0 means "to the end of the text" (parsenodes.h, RawStmt).
+    return [
+        Parsed(one.stmt_location, one.stmt_location + one.stmt_len if one.stmt_len else length, one.stmt)
+        for one in tree.stmts
+    ]
+
+
 def _problem(error: Any) -> SyntaxProblem:
     # The cursor counts characters from 1 [measured; postgast's page says bytes]; 0 means that it is not known.
     return SyntaxProblem(error.message, max(error.cursorpos - 1, 0))

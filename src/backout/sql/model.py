@@ -14,6 +14,7 @@ class Dialect(Enum):
 
     POSTGRES = "postgres"
     SQLITE = "sqlite"
+    MARIADB = "mariadb"
 
 
 class Kind(Enum):

@@ -22,6 +22,10 @@ def read_script(dialect: Dialect, text: str, parameters: Collection[str], file: 
         from backout.sql import postgres
 
         return postgres.read_script(text, parameters, file, first_line)
+    if dialect is Dialect.MARIADB:
+        from backout.sql import mariadb
+
+        return mariadb.read_script(text, parameters, file, first_line)
     from backout.sql import sqlite
 
     return sqlite.read_script(text, parameters, file, first_line)

@@ -179,6 +179,42 @@ class Stage:
         return bool(self.database.execute("SELECT to_regnamespace('rescue') IS NOT NULL")[0][0])
 
 
+TWO_TABLES = """
+CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');
+CREATE TABLE u (id int PRIMARY KEY, v text); INSERT INTO u VALUES (1, 'a');
+"""
+
+PEOPLE = """
+CREATE TABLE person (
+ id int PRIMARY KEY, name text, mail text UNIQUE, age int CHECK (age < 150), lock_version int DEFAULT 0);
+INSERT INTO person VALUES (1, 'ann', 'a@x', 30), (2, 'bob', 'b@x', 40), (3, 'cid', 'c@x', 50), (4, 'dot', 'd@x', 60);
+"""
+
+
+def stage_with_two_tables(database: PostgresDatabase, folder: Path) -> Stage:
+    """Two tables, `t` and `u`."""
+    found = stage_for(database, folder)
+    found.make(TWO_TABLES)
+    return found
+
+
+def stage_with_people(database: PostgresDatabase, folder: Path, rights: Rights) -> Stage:
+    """Four persons."""
+    found = stage_for(database, folder, rights)
+    found.make(PEOPLE)
+    return found
+
+
+def people(stage: Stage) -> list[tuple[Any, ...]]:
+    """What the table of persons holds."""
+    return stage.rows("SELECT id, name, mail, age FROM person ORDER BY id")
+
+
+def place(stage: Stage) -> str:
+    """Where the first statement of the first change stands."""
+    return f"{stage.folder}/change-1.sql:5"
+
+
 def stage_for(
     database: PostgresDatabase,
     folder: Path,
@@ -256,3 +292,13 @@ def conflicts(stage: Stage, run: RunReport | str, **options: Any) -> list[Confli
     assert (error.exit_status, error.state) == (5, "untouched")
     assert before == stage.dump()
     return [one for one in error.conflicts if isinstance(one, Conflict)]
+
+
+def left_behind(stage: Stage) -> list[str]:
+    """What is there of armed tables: functions, triggers, logs."""
+    rows = stage.rows(
+        "SELECT proname::text FROM pg_proc WHERE pronamespace = to_regnamespace('backout') "
+        "UNION ALL SELECT tgname FROM pg_trigger WHERE tgname LIKE 'backout%' "
+        "UNION ALL SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'armed%'"
+    )
+    return [name for (name,) in rows]

@@ -8,28 +8,17 @@ from pathlib import Path
 import pytest
 
 from backout.errors import (
+    Refused,
     UsageError,
 )
-from integration.postgres.stage import Stage, failure, stage_for, text_of
+from integration.postgres.stage import Stage, failure, stage_for, stage_with_two_tables, text_of
 from servers import PASSWORD, PostgresDatabase
-
-SCHEMA = """
-CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');
-CREATE TABLE u (id int PRIMARY KEY, v text); INSERT INTO u VALUES (1, 'a');
-"""
 
 
 @pytest.fixture
 def stage(postgres: PostgresDatabase, tmp_path: Path) -> Stage:
     """Two tables."""
-    found = stage_for(postgres, tmp_path)
-    found.make(SCHEMA)
-    return found
-
-
-def place(stage: Stage) -> str:
-    """Where the first statement of the first change stands."""
-    return f"{stage.folder}/change-1.sql:5"
+    return stage_with_two_tables(postgres, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -172,21 +161,71 @@ def test_the_right_that_an_exact_undo_needs_is_what_must_be_run(stage: Stage) ->
             f'the undo of this run would not be exact: trigger "tr" would fire, and "{login}" may not keep it out '
             f'(it needs GRANT SET ON PARAMETER session_replication_role TO "{login}", or to own the table)'
         ),
-        "state: rolled back",
+        "state: untouched",
         "hint: give the right, or name the trigger's columns as `bookkeeping` and its tables as `append_only`",
     ]
     database.execute(f'GRANT SET ON PARAMETER session_replication_role TO "{login}"')
     stage.proves("UPDATE o SET v = 'x'")
 
 
-def test_a_right_on_a_table_that_is_missing_is_said(stage: Stage) -> None:
-    """The application role may not write here."""
-    stage.database.execute("CREATE TABLE closed (id int PRIMARY KEY); INSERT INTO closed VALUES (1)")
-    assert text_of(stage.refuses("DELETE FROM closed")) == [
-        f"{place(stage)}: unable to run the statement: permission denied for table closed",
-        "state: rolled back",
-        "hint: grant the right to the role, or name another `role` for this environment",
+def test_rights_that_the_change_misses_are_said_before_it_runs(stage: Stage) -> None:
+    """The whole text; with what it says, it runs, and is undone."""
+    database = stage.database
+    database.execute(
+        "CREATE TABLE closed (id int PRIMARY KEY, v int); INSERT INTO closed VALUES (1, 1), (2, 2);"
+        f"GRANT SELECT ON closed TO {database.application_role}"
+    )
+    statements = "DELETE FROM closed WHERE id = 1; UPDATE closed SET v = 3"
+    for error in (stage.refuses(statements), failure(lambda: stage.ghost(statements))):
+        assert isinstance(error, Refused)
+        assert text_of(error) == [
+            "rights are missing without which this change cannot run",
+            "state: untouched",
+            "hint: let an administrator run:",
+            f'  GRANT DELETE, UPDATE ON "public"."closed" TO "{database.application_role}";',
+        ]
+    database.execute("\n".join(text_of(error)[3:]))
+    error = stage.refuses(statements)
+    assert text_of(error) == [
+        "rights are missing without which this run could not be undone",
+        "state: untouched",
+        "hint: let an administrator run:",
+        f'  GRANT INSERT ON "public"."closed" TO "{database.login_role}";',
     ]
+    assert stage.journal() == []
+    database.execute(text_of(error)[3])
+    stage.undo(stage.run(statements))
+
+
+def test_rights_that_the_undo_of_a_cascade_misses_are_said_before_the_commit(stage: Stage) -> None:
+    """The server deletes children with the rights of their owner; who puts them back needs INSERT."""
+    database = stage.database
+    database.execute(
+        "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent "
+        "ON DELETE CASCADE); INSERT INTO parent VALUES (1); INSERT INTO child VALUES (1, 1); "
+        f"GRANT ALL ON parent TO {database.application_role}; GRANT SELECT ON child TO {database.login_role}"
+    )
+    grant = f'GRANT INSERT ON "public"."child" TO "{database.login_role}";'
+    note = f"`run` would refuse: its undo would not be exact: rights are missing: {grant}"
+    assert note in stage.ghost("DELETE FROM parent").notes
+    error = stage.refuses("DELETE FROM parent")
+    assert text_of(error)[:2] == [
+        f"the undo of this run would not be exact: rights are missing: {grant}", "state: rolled back",
+    ]  # fmt: skip
+    database.execute(grant)
+    stage.proves("DELETE FROM parent")
+
+
+def test_columns_that_the_role_may_write_are_enough(stage: Stage) -> None:
+    """Nothing is refused that may work."""
+    database = stage.database
+    database.execute(
+        "CREATE TABLE closed (id int PRIMARY KEY, v int, w int); INSERT INTO closed VALUES (1, 1, 1); "
+        f"GRANT SELECT, UPDATE (v) ON closed TO {database.application_role}"
+    )
+    stage.proves("UPDATE closed SET v = 2")
+    error = failure(lambda: stage.run("UPDATE closed SET w = 2"))
+    assert error.message.endswith("unable to run the statement: permission denied for table closed")
 
 
 def test_a_table_that_cannot_be_read_is_no_silent_miss(stage: Stage) -> None:

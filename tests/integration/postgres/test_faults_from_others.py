@@ -20,30 +20,19 @@ from integration.postgres.stage import (
     backends,
     failure,
     in_background,
-    stage_for,
+    place,
+    stage_with_two_tables,
     text_of,
     wait_until,
     waits_for_lock,
 )
 from servers import PostgresDatabase
 
-SCHEMA = """
-CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');
-CREATE TABLE u (id int PRIMARY KEY, v text); INSERT INTO u VALUES (1, 'a');
-"""
-
 
 @pytest.fixture
 def stage(postgres: PostgresDatabase, tmp_path: Path) -> Stage:
     """Two tables."""
-    found = stage_for(postgres, tmp_path)
-    found.make(SCHEMA)
-    return found
-
-
-def place(stage: Stage) -> str:
-    """Where the first statement of the first change stands."""
-    return f"{stage.folder}/change-1.sql:5"
+    return stage_with_two_tables(postgres, tmp_path)
 
 
 @pytest.mark.parametrize("lock", ["row", "table", "queued"])

@@ -10,30 +10,16 @@ from backout.errors import (
     AssertionFailed,
     CheckAfterFailed,
     DatabaseFailed,
-    ExpectationFailed,
     ProofFailed,
-    RolledBack,
 )
-from integration.postgres.stage import Stage, failure, stage_for, text_of
+from integration.postgres.stage import Stage, failure, place, stage_with_two_tables, text_of
 from servers import PostgresDatabase
-
-SCHEMA = """
-CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c');
-CREATE TABLE u (id int PRIMARY KEY, v text); INSERT INTO u VALUES (1, 'a');
-"""
 
 
 @pytest.fixture
 def stage(postgres: PostgresDatabase, tmp_path: Path) -> Stage:
     """Two tables."""
-    found = stage_for(postgres, tmp_path)
-    found.make(SCHEMA)
-    return found
-
-
-def place(stage: Stage) -> str:
-    """Where the first statement of the first change stands."""
-    return f"{stage.folder}/change-1.sql:5"
+    return stage_with_two_tables(postgres, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -67,18 +53,6 @@ def test_a_statement_timeout_rolls_the_run_back(stage: Stage) -> None:
         f"{place(stage)}: unable to run the statement: canceling statement due to statement timeout",
         "state: rolled back",
         "hint: raise `statement_timeout` for this environment, or make the change smaller",
-    ]
-    assert error.exit_status == 4
-
-
-def test_an_expectation_that_is_not_met_rolls_the_run_back(stage: Stage) -> None:
-    """The whole text."""
-    error = stage.refuses("-- @expect 1..2\nUPDATE t SET v = 'x';")
-    assert isinstance(error, ExpectationFailed)
-    assert text_of(error) == [
-        f"{stage.folder}/change-1.sql:6: the statement wrote 3 rows, and 1..2 were expected",
-        "state: rolled back",
-        "hint: look at the rows with `backout ghost`; change the statement or its @expect",
     ]
     assert error.exit_status == 4
 
@@ -147,16 +121,3 @@ def test_a_mistake_in_a_script_is_told_as_one(stage: Stage, call: str, said: str
     error = stage.refuses(f"def apply(db):\n    {call}", suffix=".py")
     assert isinstance(error, DatabaseFailed)
     assert error.message == f"{stage.folder}/change-1.py:6: unable to run a statement of the script: {said}"
-
-
-def test_a_script_that_raises_rolls_the_run_back(stage: Stage) -> None:
-    """With the line."""
-    error = stage.refuses(
-        "def apply(db):\n    db.execute(\"UPDATE t SET v = 'x'\")\n    raise KeyError('oops')", suffix=".py"
-    )
-    assert isinstance(error, RolledBack)
-    assert text_of(error) == [
-        f"{stage.folder}/change-1.py:7: the script raised KeyError: 'oops'",
-        "state: rolled back",
-        "hint: mend the script; nothing was changed",
-    ]

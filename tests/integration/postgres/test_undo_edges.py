@@ -10,6 +10,8 @@ from backout.errors import Conflicts
 from integration.postgres.stage import Rights, Stage, failure, stage_for
 from servers import PostgresDatabase
 
+pytestmark = pytest.mark.ends
+
 
 @pytest.fixture(params=Rights, ids=lambda rights: rights.value)
 def stage(request: pytest.FixtureRequest, postgres: PostgresDatabase, tmp_path: Path) -> Stage:
@@ -242,3 +244,21 @@ def test_an_undo_meets_the_changes_of_others_while_it_waits(postgres: PostgresDa
     thread.join()
     assert [type(error) for error in raised] == [Conflicts]
     assert stage.rows("SELECT v FROM t ORDER BY id") == [("A",), ("mine",)]
+
+
+@pytest.mark.parametrize("key", ["PRIMARY KEY", ""], ids=["keyed", "no key"])
+@pytest.mark.parametrize("limit", ["0", '"8 GB"'], ids=["armed", "scanned"])
+def test_a_cast_of_the_applications_own_does_not_decide_what_is_kept(
+    postgres: PostgresDatabase, tmp_path: Path, key: str, limit: str
+) -> None:
+    """It says less than the value; what is kept is what the type itself says."""
+    stage = stage_for(postgres, tmp_path, scan_limit=limit)
+    stage.make(f"""
+        CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, b text);
+        CREATE FUNCTION fine(mood) RETURNS text LANGUAGE sql AS $$ SELECT 'ok' $$;
+        CREATE FUNCTION short(pair) RETURNS text LANGUAGE sql AS $$ SELECT $1.b $$;
+        CREATE CAST (mood AS text) WITH FUNCTION fine(mood); CREATE CAST (pair AS text) WITH FUNCTION short(pair);
+        CREATE TABLE t (id int {key}, m mood, p pair);
+        INSERT INTO t VALUES (1, 'sad', (1, 'x')), (2, 'ok', (NULL, NULL)), (3, NULL, NULL), (4, 'sad', (NULL, 'y'));
+    """)
+    stage.proves("UPDATE t SET m = 'ok', p = (2, 'x') WHERE id < 4; DELETE FROM t WHERE id = 4")

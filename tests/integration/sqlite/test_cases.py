@@ -193,42 +193,6 @@ def test_case_1_a_deleting_cte_is_not_sqlite_and_is_reported_as_such(tmp_path: P
     assert before == dump(path)
 
 
-def test_case_11_later_edits_by_others_stay(tmp_path: Path) -> None:
-    """Columns that the change did not touch keep others' values; touched ones are conflicts; deleted rows stay deleted."""
-    path = make(tmp_path / "a.db", ORDERS)
-    database = opened(path)
-    record, _ = change(database, "UPDATE customer SET name = 'ours'")
-    elsewhere(
-        path,
-        "UPDATE customer SET updated_at = 'theirs' WHERE id = 1; UPDATE customer SET name = 'theirs' WHERE id = 2;"
-        "DELETE FROM visit; DELETE FROM customer WHERE id = 9",
-    )
-    outcome, _ = undo(database, record)
-    assert outcome.refused
-    assert [("changed since", "2", ("name",)), ("deleted since", "9", ())] == [
-        (c.kind.value, c.key["id"], c.columns) for c in outcome.conflicts
-    ]
-    outcome, _ = undo(database, record, Resolution(partial=True))
-    assert ["(1, 'a', 'theirs')", "(2, 'theirs', 'then')"] == dump(path)["customer"]
-
-
-def test_case_13_an_undo_fires_no_trigger(tmp_path: Path) -> None:
-    """`updated_at` and audit triggers ran with the change, and do not run with its undo."""
-    schema = (
-        ORDERS + "CREATE TABLE audit (what);"
-        "CREATE TRIGGER touch AFTER UPDATE OF name ON customer BEGIN"
-        " UPDATE customer SET updated_at = 'now' WHERE id = new.id; INSERT INTO audit VALUES ('u' || new.id); END;"
-        "CREATE TRIGGER gone AFTER DELETE ON customer BEGIN INSERT INTO audit VALUES ('d' || old.id); END;"
-    )
-    path = make(tmp_path / "a.db", schema)
-    before = dump(path)
-    database = opened(path)
-    record, _ = change(database, "UPDATE customer SET name = 'x'", "INSERT INTO customer (id) VALUES (5)")
-    assert 3 == len(dump(path)["audit"])
-    undo(database, record)
-    assert before == dump(path)
-
-
 def test_case_13_an_append_only_table_is_left_out_by_name(tmp_path: Path) -> None:
     """A plan without the audit table leaves its rows where they are."""
     schema = ORDERS + (

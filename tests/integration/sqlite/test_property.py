@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backout.engines.values import Resolution
 from backout.errors import DatabaseFailed
-from integration.sqlite.driving import change, dump, elsewhere, make, opened, plan_of, undo
+from integration.sqlite.driving import change, dump, make, opened, plan_of, undo
 
 SCHEMA = """
 CREATE TABLE p (id INTEGER PRIMARY KEY, u INT UNIQUE, t, v AS (u * 2), s AS (t || 'x') STORED, stamp DEFAULT 0);
@@ -172,19 +172,3 @@ def test_undo_never_loses_what_others_wrote_since(first: list[str], second: list
         assert check.execute("PRAGMA integrity_check").get == "ok"
         check.close()
         database.close()
-
-
-def test_rows_that_nobody_edited_are_restored_around_those_that_were(tmp_path: Path) -> None:
-    """Of ten rows that the change wrote, three were edited since: seven are restored, three reported."""
-    values = ",".join(f"({i}, {i}, 'old')" for i in range(10))
-    path = make(
-        tmp_path / "a.db", f"CREATE TABLE t (id INTEGER PRIMARY KEY, n INT, s TEXT); INSERT INTO t VALUES {values}"
-    )
-    database = opened(path)
-    record, _ = change(database, "UPDATE t SET s = 'new'")
-    elsewhere(path, "UPDATE t SET s = 'theirs' WHERE id IN (2, 5, 7)")
-    outcome, _ = undo(database, record, Resolution(partial=True))
-    assert ["2", "5", "7"] == [conflict.key["id"] for conflict in outcome.conflicts]
-    rows = dump(path)["t"]
-    assert 7 == sum("old" in row for row in rows)
-    assert 3 == sum("theirs" in row for row in rows)

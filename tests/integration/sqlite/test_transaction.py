@@ -202,12 +202,12 @@ def test_parameters_that_do_not_fit_are_the_users_error(tmp_path: Path) -> None:
 
 
 def test_text_that_is_not_utf_8_is_said_and_not_crashed_on(tmp_path: Path) -> None:
-    """The change is rolled back, with the way out."""
+    """Where the session has to read it the change is rolled back, with the way out."""
     path = make(
         tmp_path / "a.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, s); INSERT INTO t VALUES (1, CAST(x'ff41' AS TEXT))"
     )
     transaction = opened(path).transaction(())
-    transaction.execute("UPDATE t SET s = 'x'", ())
+    transaction.execute("UPDATE t SET id = 2, s = 'x'", ())
     with pytest.raises(DatabaseFailed) as met:
         transaction.capture(1, (), keep=True)
     transaction.rollback()

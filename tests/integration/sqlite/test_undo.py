@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backout.engines.sqlite.database import SqliteDatabase
-from backout.engines.values import Conflict, Counts, Resolution, RunRecord, TableName, UndoOutcome
+from backout.engines.values import Conflict, Resolution, RunRecord, TableName, UndoOutcome
 from integration.sqlite.driving import change, dump, elsewhere, make, opened, undo
 
 SCHEMA = """
@@ -50,7 +50,11 @@ def kinds(outcome: UndoOutcome) -> list[tuple[int, str, str, str | None]]:
         ("UPDATE c SET p = 2 WHERE id = 11", "DELETE FROM p WHERE id = 3", [(1, "c", "PARENT_GONE", "11")]),
         ("DELETE FROM p WHERE id = 2", "INSERT INTO p VALUES (9, 2, 'y', 0)", [(1, "p", "CONSTRAINT", "2")]),
         ("INSERT INTO p VALUES (4, 4, 'd', 0)", "UPDATE p SET t = 'y' WHERE id = 4", [(1, "p", "CHANGED", "4")]),
-        ("DELETE FROM p WHERE id = 1", "INSERT INTO p VALUES (1, 1, 'y', 0)", [(1, "p", "KEY_REUSED", "1")]),
+        (
+            "DELETE FROM p WHERE id = 1",
+            "INSERT INTO p VALUES (1, 1, 'y', 0)",
+            [(1, "c", "PARENT_GONE", "10"), (2, "p", "KEY_REUSED", "1")],
+        ),
     ],
 )
 def test_each_kind_of_conflict_is_reported_and_nothing_is_written(
@@ -87,73 +91,6 @@ def test_a_conflict_shows_the_row_before_ours_and_now(tmp_path: Path) -> None:
             now={"id": "2", "u": "1.5", "t": "y", "stamp": "7"},
         ),
     )
-
-
-def test_columns_that_others_changed_and_we_did_not_stay(tmp_path: Path) -> None:
-    """Merging by column is no conflict."""
-    database, path, record = changed(tmp_path, "UPDATE p SET t = 'x'", "UPDATE p SET u = 20 WHERE id = 2")
-    outcome, _ = undo(database, record)
-    assert outcome.conflicts == ()
-    assert "(2, 20, 'b', 0)" in dump(path)["p"]
-    assert {TableName("main", "p"): Counts(updated=3)} == dict(outcome.restored)
-
-
-def test_bookkeeping_columns_are_no_conflict_and_keep_the_value_of_now(tmp_path: Path) -> None:
-    """Put back where nobody wrote since, left where somebody did."""
-    database, path, record = changed(tmp_path, "UPDATE p SET t = 'x', stamp = 1", "UPDATE p SET stamp = 5 WHERE id = 2")
-    outcome, _ = undo(database, record, bookkeeping=("stamp",))
-    assert outcome.conflicts == ()
-    assert ["(1, 1, 'a', 0)", "(2, 2, 'b', 5)", "(3, 3, 'c', 0)"] == dump(path)["p"]
-
-
-def test_rows_that_are_as_before_already_are_left_alone(tmp_path: Path) -> None:
-    """Somebody put them back by hand: no conflict, nothing to do."""
-    database, path, record = changed(
-        tmp_path,
-        "UPDATE p SET t = 'x' WHERE id = 1;DELETE FROM p WHERE id = 2;INSERT INTO p VALUES (4, 4, 'd', 0)",
-        "UPDATE p SET t = 'a' WHERE id = 1; INSERT INTO p VALUES (2, 2, 'b', 0); DELETE FROM p WHERE id = 4",
-    )
-    outcome, _ = undo(database, record)
-    assert (False, ()) == (outcome.refused, outcome.conflicts)
-    assert Counts() == outcome.restored[TableName("main", "p")]
-    assert ["(1, 1, 'a', 0)", "(2, 2, 'b', 0)", "(3, 3, 'c', 0)"] == dump(path)["p"]
-
-
-def test_overwrite_puts_back_the_rows_it_names_and_only_those(tmp_path: Path) -> None:
-    """Changed, deleted and reused ones; the fingerprint of the list that was read has to be repeated."""
-    database, path, record = changed(
-        tmp_path,
-        "UPDATE p SET t = 'x' WHERE id < 3;DELETE FROM p WHERE id = 3",
-        "UPDATE p SET t = 'y', stamp = 4 WHERE id = 1; DELETE FROM p WHERE id = 2; INSERT INTO p VALUES (3, 30, 'z', 0)",
-    )
-    outcome, _ = undo(database, record)
-    assert [(1, "p", "CHANGED", "1"), (2, "p", "DELETED", "2"), (3, "p", "KEY_REUSED", "3")] == kinds(outcome)
-    named = Resolution(overwrite=frozenset({1, 3}), seen=outcome.fingerprint)
-    refused, _ = undo(database, record, named)
-    assert refused.refused
-    assert [(2, "p", "DELETED", "2")] == kinds(refused)
-    partial, _ = undo(database, record, Resolution(partial=True, overwrite=frozenset({1, 3}), seen=outcome.fingerprint))
-    assert not partial.refused
-    assert ["(1, 1, 'a', 4)", "(3, 3, 'c', 0)"] == dump(path)["p"]
-    later, _ = undo(database, again(database, record))
-    assert [("p", "DELETED", "2")] == [kind[1:] for kind in kinds(later)]
-    done, _ = undo(database, again(database, record), Resolution(overwrite=frozenset({1}), seen=later.fingerprint))
-    assert not done.refused
-    assert "(2, 2, 'b', 0)" in dump(path)["p"]
-    assert all(table.undone for table in again(database, record).tables)
-    assert 0 == again(database, record).open_conflicts
-
-
-def test_overwrite_is_refused_when_the_conflicts_are_others_than_were_seen(tmp_path: Path) -> None:
-    """Somebody wrote between the list and the answer."""
-    database, path, record = changed(tmp_path, "UPDATE p SET t = 'x'", "UPDATE p SET t = 'y' WHERE id = 2")
-    seen, _ = undo(database, record)
-    elsewhere(path, "UPDATE p SET t = 'z' WHERE id = 2")
-    now = dump(path)
-    outcome, _ = undo(database, record, Resolution(overwrite=frozenset({1}), seen=seen.fingerprint))
-    assert outcome.refused
-    assert ("the conflicts are not those that were seen: look at the list and decide again",) == outcome.notes
-    assert now == dump(path)
 
 
 def test_what_would_break_a_constraint_cannot_be_overwritten(tmp_path: Path) -> None:

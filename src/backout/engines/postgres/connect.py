@@ -7,17 +7,34 @@ same server directly or through a pooler in session mode: the lease and the proo
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from backout.engines.postgres import catalogue
+from backout.engines.postgres.armed import size_notes
+from backout.engines.postgres.batch_journal import PostgresBatchJournal
+from backout.engines.postgres.batches import PostgresBatches
+from backout.engines.postgres.contents import read_contents
 from backout.engines.postgres.journal import LEASE, LOCK_CLASS, PostgresJournal
 from backout.engines.postgres.names import literal, quoted
 from backout.engines.postgres.queries import query
+from backout.engines.postgres.rights import foresee
 from backout.engines.postgres.session import Answer, Session
 from backout.engines.postgres.transaction import PostgresTransaction
 from backout.engines.postgres.undo_triggers import undo_obstacle
-from backout.engines.values import Capabilities, ServerFacts, Settings, Table, TableFacts, TableName
+from backout.engines.values import (
+    Capabilities,
+    Contents,
+    Foreseen,
+    Missing,
+    ServerFacts,
+    Settings,
+    Table,
+    TableFacts,
+    TableName,
+    Write,
+)
 from backout.errors import Busy, Refused, UsageError
 
 OLDEST = 150000
@@ -28,9 +45,11 @@ class PostgresDatabase:
 
     engine = "postgres"
     capabilities = Capabilities(
-        counts_per_table=True, has_roles=True, has_sequences=True, has_row_security=True, sqlalchemy=True,
-        concurrent_writers=True,
-    )  # fmt: skip
+        replace=Missing("there is no REPLACE; `INSERT … ON CONFLICT DO UPDATE` is captured"),
+        pairs_keyless_rows=Missing(
+            "an update gives a row a new place (ctid), so that nothing tells which row before is which one after"
+        ),
+    )
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -56,8 +75,13 @@ class PostgresDatabase:
             superuser = superuser or self._role_facts(role)
         return ServerFacts(
             "PostgreSQL", version.split(" ")[0], database, login, role, not in_recovery and not read_only,
-            bool(superuser), identity, self._free_bytes() if local else None,
+            bool(superuser), identity, self._free_bytes() if local else None, self._rescue_goes_to(),
         )  # fmt: skip
+
+    def _rescue_goes_to(self) -> tuple[str, ...]:
+        """Publications that cover the rescue schema, and logical slots of plugins that know no publications."""
+        rows = self._control.run(query("rescue_goes_to"), [self.settings.rescue_schema]).rows
+        return tuple(f'{kind} "{name}"' for kind, name in rows)
 
     def _role_facts(self, role: str) -> bool:
         rows = self._control.run(query("role_is_usable"), [role]).rows
@@ -91,6 +115,11 @@ class PostgresDatabase:
             return None
         return disk.f_bavail * disk.f_frsize
 
+    def clock(self) -> datetime:
+        """See the protocol. Not now(), which stands still in a transaction (manual 9.9.5)."""
+        now: datetime = self._control.value("SELECT pg_catalog.clock_timestamp()")
+        return now
+
     def lease(self, change: str, operator: str) -> None:
         """See the protocol. An advisory lock of the control session: it ends with the process, however that ends."""
         if self._control.value(f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_CLASS}, {LEASE})"):
@@ -122,6 +151,10 @@ class PostgresDatabase:
         """See the protocol."""
         return undo_obstacle(self._control, [table.identifier for table in tables])
 
+    def foresee(self, writes: Sequence[Write]) -> Foreseen:
+        """See `Foresees`."""
+        return foresee(self._control, self.settings.role, writes)
+
     def table_facts(self, schema: str | None, name: str) -> TableFacts | None:
         """See the protocol. Asked under the environment's role's search_path."""
         oid = catalogue.oid_by_name(self._control, schema, name)
@@ -140,6 +173,7 @@ class PostgresDatabase:
             notes.append("row-level security is on" + (", for its owner too" if forced else ""))
         if not readable:
             notes.append("this role may not SELECT it: capture would fail")
+        notes += size_notes(self._control, schema, name, self.settings)
         return TableFacts(table, rows, size, cascades, self.undo_obstacle([table]), tuple(notes))
 
     def transaction(
@@ -156,6 +190,15 @@ class PostgresDatabase:
             raise
         return transaction
 
+    def batches(self) -> PostgresBatches:
+        """See `engines.batches.BatchingDatabase`."""
+        return PostgresBatches(self.settings, self.journal)
+
+    @property
+    def batch_journal(self) -> PostgresBatchJournal:
+        """See `engines.batches.BatchingDatabase`."""
+        return PostgresBatchJournal(self._control)
+
     def query(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Answer:
         """See the protocol: a read-only transaction under the environment's role."""
         assert not isinstance(parameters, Mapping)
@@ -166,6 +209,10 @@ class PostgresDatabase:
             return self._control.run(statement, parameters, doing="ask the query")
         finally:
             self._control.run("ROLLBACK")
+
+    def contents(self, exactly: Collection[TableName]) -> Mapping[TableName, Contents]:
+        """See the protocol."""
+        return read_contents(self._control, self.settings.rescue_schema, exactly)
 
     def close(self) -> None:
         """Ends the sessions; what was open is rolled back by the server."""

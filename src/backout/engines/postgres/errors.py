@@ -49,7 +49,8 @@ def translated(error: psycopg.Error, doing: str, *, state: str = "rolled back") 
             state=state,
             hint="what was open is rolled back by the server; `backout log` settles the record of the run",
         )
-    return DatabaseFailed(f"unable to {doing}: {said}", sqlstate=sqlstate, state=state, hint=_HINTS.get(sqlstate or ""))
+    table, hint = error.diag.table_name, _HINTS.get(sqlstate or "")
+    return DatabaseFailed(f"unable to {doing}: {said}", sqlstate=sqlstate, table=table, state=state, hint=hint)
 
 
 _LOCK_HINT = "wait for that session, end it, or raise `lock_timeout` for this environment"

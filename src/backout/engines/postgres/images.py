@@ -41,7 +41,16 @@ def with_ours(text: str, xid: int, next_xid: int) -> str:
 def stored(column: Column, alias: str) -> str:
     """The column as a rescue table keeps it."""
     text = f"{alias}.{quoted(column.name)}"
-    return f"{text}::text" if column.stored_as_text else text
+    return as_text(text) if column.stored_as_text else text
+
+
+def as_text(value: str) -> str:
+    """What the type's own output function says, which its input function takes back; null for null.
+
+    Not `::text`, which may be a cast that the application has made (CREATE CAST … WITH FUNCTION) and that says less.
+    `num_nulls` tells null from a composite value of nulls, as `IS NULL` does not (manual 9.2, 9.4.1 `format`).
+    """
+    return f"CASE WHEN pg_catalog.num_nulls({value}) = 0 THEN pg_catalog.format('%s', {value}) END"
 
 
 def stored_list(columns: Iterable[Column], alias: str) -> str:
@@ -66,6 +75,11 @@ def spare_name(wanted: str, table: Table) -> str:
     while wanted in taken:
         wanted += "_"
     return wanted
+
+
+def batch_column(table: Table) -> str:
+    """The column of the rescue tables of a run in batches that says to which batch an image belongs."""
+    return spare_name("backout_batch", table)
 
 
 def columns_named(table: Table, names: Sequence[str]) -> tuple[Column, ...]:

@@ -17,6 +17,8 @@ from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
+from backout.engines.postgres import batch_journal
+from backout.engines.postgres.armed import disarm, leftovers
 from backout.engines.postgres.names import literal, qualified, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.samples import sample_rows
@@ -50,6 +52,11 @@ class PostgresJournal:
 
     def __init__(self, control: Session, settings: Settings) -> None:
         self._control, self._settings = control, settings
+
+    @property
+    def control(self) -> Session:
+        """The session that sees what is committed at this moment."""
+        return self._control
 
     def state(self) -> JournalState:
         """Absent, present, or made by a newer backout."""
@@ -183,6 +190,8 @@ class PostgresJournal:
             write_end(self._control, run, state, tables, report)
             if state is not RunState.COMMITTED:
                 self._drop_tables(run)
+                if batch_journal.as_left(self._control, run) is None:
+                    batch_journal.drop(self._control, run)
         except BaseException:
             self._control.run("ROLLBACK")
             raise
@@ -197,7 +206,7 @@ class PostgresJournal:
             [list(tables)],
         ).rows:
             tables[number].append(_captured(tuple(table)))
-        return [_record(row, tuple(tables[row[0]])) for row in rows]
+        return batch_journal.with_batches(self._control, [_record(row, tuple(tables[row[0]])) for row in rows])
 
     def run(self, number: int) -> RunRecord | None:
         """One run with its tables."""
@@ -205,7 +214,10 @@ class PostgresJournal:
         if not rows:
             return None
         tables = self._control.run(f"{_SELECT_TABLE} WHERE run = $1 ORDER BY place", [number]).rows
-        return _record(rows[0], tuple(_captured(row) for row in tables))
+        (record,) = batch_journal.with_batches(
+            self._control, [_record(rows[0], tuple(_captured(row) for row in tables))]
+        )
+        return record
 
     def settle(self) -> Sequence[RunRecord]:
         """Decide the runs that say `running` and are not; see the module's docstring."""
@@ -216,13 +228,22 @@ class PostgresJournal:
             try:
                 # Asked again: it may have committed, and its sessions ended, since the list was read.
                 if self._control.run(f"{_SELECT_RUNNING} AND number = $1", [number]).rows:
-                    self._end(number, RunState.INTERRUPTED, (), {"outcome": "interrupted", "state": "rolled back"})
+                    left = batch_journal.as_left(self._control, number)
+                    state, report = left or (
+                        RunState.INTERRUPTED, {"outcome": "interrupted", "state": "rolled back"}
+                    )  # fmt: skip
+                    self._end(number, state, (), report)
                     record = self.run(number)
                     assert record is not None
                     settled.append(record)
             finally:
                 self._control.run(f"SELECT pg_catalog.pg_advisory_unlock({LOCK_CLASS}, {number})")
+        disarm(self._control, [one for one in leftovers(self._control) if one.over], attempts=3)
         return settled
+
+    def left_behind(self) -> Sequence[str]:
+        """See the protocol: triggers of runs that have ended."""
+        return [one.shown for one in leftovers(self._control) if one.over]
 
     def sample(self, record: RunRecord, captured: CapturedTable, limit: int) -> Sequence[RowChange]:  # noqa: ARG002  the protocol's
         """Rows of a finished run, from its rescue tables."""
@@ -231,7 +252,7 @@ class PostgresJournal:
     def expired(self) -> Sequence[RunRecord]:
         """Runs whose rescue has had its time, by the database's clock, and that no open conflict holds."""
         rows = self._control.run(
-            f"{_SELECT_RUN} WHERE state = 'committed' AND rescue_dropped_at IS NULL AND open_conflicts = 0 "
+            f"{_SELECT_RUN} WHERE state IN ('committed', 'partial') AND rescue_dropped_at IS NULL AND open_conflicts = 0 "
             "AND expires_at <= pg_catalog.clock_timestamp() ORDER BY number"
         ).rows
         found = [self.run(row[0]) for row in rows]
@@ -246,6 +267,7 @@ class PostgresJournal:
         self._control.run("BEGIN")
         try:
             self._drop_tables(run)
+            batch_journal.drop(self._control, run)
             self._control.run(
                 "UPDATE backout.run SET rescue_dropped_at = pg_catalog.clock_timestamp() WHERE number = $1", [run]
             )

@@ -1,4 +1,4 @@
-"""The named queries of `queries.sql`, loaded once.
+"""The named queries of `queries.sql` and its neighbours, loaded once.
 
 A query begins with `-- name: word` and ends where the next one begins; lines of comment under the name describe it.
 """
@@ -16,6 +16,6 @@ def _all(file: str) -> dict[str, str]:
     return {part.split("\n", 1)[0].strip(): part.split("\n", 1)[1].strip().rstrip(";") for part in parts}
 
 
-def query(name: str) -> str:
-    """The text of a named query; KeyError for a name that is not there (a bug)."""
-    return _all("queries.sql")[name]
+def query(name: str, file: str = "queries.sql") -> str:
+    """The text of a named query of a file of ours; KeyError for a name that is not there (a bug)."""
+    return _all(file)[name]

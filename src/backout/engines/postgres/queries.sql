@@ -84,7 +84,9 @@ SELECT n.nspname, c.relname, c.oid::text, c.relkind::text, c.relispartition,
           JOIN pg_catalog.pg_attribute a ON a.attnum = k.attnum
          WHERE a.attrelid = c.oid),
        (SELECT array_agg(g.tgname::text ORDER BY g.tgname) FROM pg_catalog.pg_trigger g
-         WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D')
+         WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace o ON o.oid = p.pronamespace
+                            WHERE p.oid = g.tgfoid AND o.nspname = 'backout'))
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = $1::oid
 
@@ -137,10 +139,13 @@ SELECT (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = session_u
     OR pg_catalog.has_parameter_privilege(session_user, 'session_replication_role', 'SET')
 
 -- name: user_triggers
--- The application's enabled triggers on the tables, and whether the login role owns the table (may disable them).
+-- The application's enabled triggers on the tables, and whether the login role owns the table (may disable them). Those
+-- that call a function of ours (armed.py) are none of the application's: the undo is to be logged as well.
 SELECT c.oid::text, g.tgname, g.tgenabled::text, pg_catalog.pg_has_role(session_user, c.relowner, 'USAGE')
   FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid
  WHERE g.tgrelid = ANY ($1::oid[]) AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace o ON o.oid = p.pronamespace
+                    WHERE p.oid = g.tgfoid AND o.nspname = 'backout')
  ORDER BY 1, 2
 
 -- name: user_rules
@@ -233,6 +238,19 @@ SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
  WHERE c.oid = pg_catalog.to_regclass($1) AND c.relkind IN ('r', 'p')
    AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
 
+-- name: rights_on_table
+-- Which rights the role $2 and the login role $3 have on table $1, on the whole or on some column of it; no row for what is
+-- no table of the application's.
+SELECT n.nspname, c.relname,
+       ARRAY(SELECT r FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) r
+              WHERE pg_catalog.has_table_privilege($2, c.oid, r)
+                 OR (r <> 'DELETE' AND pg_catalog.has_any_column_privilege($2, c.oid, r))),
+       ARRAY(SELECT r FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) r
+              WHERE pg_catalog.has_table_privilege($3, c.oid, r)
+                 OR (r <> 'DELETE' AND pg_catalog.has_any_column_privilege($3, c.oid, r)))
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = $1::oid AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+
 -- name: size_facts
 -- What `check --on` tells of a table: the planner's estimate of rows (-1: never analysed), bytes with indexes, children.
 SELECT nullif(c.reltuples, -1)::bigint, pg_catalog.pg_total_relation_size(c.oid), c.relkind::text,
@@ -244,6 +262,12 @@ SELECT nullif(c.reltuples, -1)::bigint, pg_catalog.pg_total_relation_size(c.oid)
 SELECT coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)), 0)::bigint
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = $2 AND c.relname = ANY ($1)
+
+-- name: waits_for_us
+-- The relation lock that backend $1 waits for, if it is backend $2 that stands in the way (manual 9.26, pg_blocking_pids).
+SELECT n.nspname, c.relname, l.mode FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE l.pid = $1 AND l.locktype = 'relation' AND NOT l.granted AND $2 = ANY (pg_catalog.pg_blocking_pids($1))
 
 -- name: lock_holders
 -- Who holds locks on a table that conflict with a writer, or is queued for one; for the message of a lock timeout. First
@@ -257,3 +281,46 @@ SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), a.usename::te
  ORDER BY l.relation = pg_catalog.to_regclass($2) DESC NULLS LAST,
           EXISTS (SELECT FROM pg_catalog.pg_locks o WHERE o.pid = ANY ($1::int[]) AND o.relation = l.relation) DESC,
           l.granted DESC, a.xact_start LIMIT 1
+
+-- name: countable
+-- Where the application's rows are: permanent tables and leaves of partitions that the login role may read.
+SELECT n.nspname, c.relname
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname NOT IN ('backout', $1, 'information_schema')
+   AND n.nspname !~ '^pg_' AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+   AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+ ORDER BY 1, 2
+
+-- name: deferred_constraints
+-- Constraints that are checked at COMMIT unless told otherwise (manual: pg_constraint, SET CONSTRAINTS).
+SELECT DISTINCT n.nspname, k.conname
+  FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace
+ WHERE k.condeferred ORDER BY 1, 2
+
+-- name: newcomers
+-- Client sessions of our own machine in this database that are not ours ($1) and began in the last $2 seconds.
+SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), a.usename::text
+  FROM pg_catalog.pg_stat_activity a
+  JOIN pg_catalog.pg_stat_activity o ON o.pid = pg_catalog.pg_backend_pid()
+ WHERE a.backend_type = 'client backend' AND a.datname = current_database() AND a.pid <> ALL ($1::int[])
+   AND a.client_port IS NOT NULL AND a.client_addr IS NOT DISTINCT FROM o.client_addr
+   AND a.backend_start > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $2)
+   AND a.application_name NOT LIKE 'backout: %'
+ ORDER BY 1
+
+-- name: rescue_goes_to
+-- What would send the rows of the rescue tables elsewhere: publications for all tables, for the schema ($1), or for a
+-- table in it (manual 29.1), and logical slots whose plugin sends every table (29.2: pgoutput alone asks publications).
+SELECT 'publication', p.pubname::text
+  FROM pg_catalog.pg_publication p
+ WHERE p.puballtables
+    OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace s JOIN pg_catalog.pg_namespace n ON n.oid = s.pnnspid
+                WHERE s.pnpubid = p.oid AND n.nspname = $1)
+    OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE r.prpubid = p.oid AND n.nspname = $1)
+ UNION ALL
+SELECT 'logical replication slot', s.slot_name::text
+  FROM pg_catalog.pg_replication_slots s
+ WHERE s.slot_type = 'logical' AND s.plugin <> 'pgoutput' AND s.database = current_database()
+ ORDER BY 1, 2

@@ -118,17 +118,23 @@ def at_once(
         return other.result(), mine
 
 
-def pipe(source: Session, copy_out: str, target: Session, copy_in: str) -> None:
-    """Send a COPY of one session into a COPY of the other, block by block, at constant memory."""
+def pipe(source: Session, copy_out: str, target: Session, copy_in: str) -> int:
+    """Send a COPY of one session into a COPY of the other, block by block, at constant memory. Returns how many rows.
+
+    In COPY's text format a line is a row: a line feed in a value is escaped (manual: COPY, "Text Format").
+    """
+    rows = 0
     try:
         with (
             source.connection.cursor().copy(_query(copy_out)) as outgoing,
             target.connection.cursor().copy(_query(copy_in)) as incoming,
         ):
             for block in outgoing:
+                rows += bytes(block).count(b"\n")
                 incoming.write(block)
     except psycopg.Error as error:
         raise translated(error, "compare what the two sessions see") from None
+    return rows
 
 
 def shown(url: str) -> str:

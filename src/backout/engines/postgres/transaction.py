@@ -6,22 +6,27 @@ third session, queued behind the run's lock, could otherwise block aux for ever,
 detector, since the run waits for aux outside of the server. Tables that only a cascade or a trigger reaches are read
 under `lock_timeout`, whose expiry rolls the run back.
 
-Invariant: aux commits the pre-images before main can commit, so that no change is ever committed without its rescue.
+Invariant: aux commits the pre-images before main can commit, so that no change is ever committed without its rescue;
+those of armed tables are written by main itself, and commit with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any
 
 import psycopg
 
 from backout.engines.postgres import catalogue, tripwires
+from backout.engines.postgres.armed_capture import ARMED, capture_armed, counted_of
+from backout.engines.postgres.arming import Arming
 from backout.engines.postgres.capture import Marks, Place, capture_table
 from backout.engines.postgres.errors import primary_message, translated
 from backout.engines.postgres.images import XID_SPAN
 from backout.engines.postgres.journal import PostgresJournal, hold, rescue_name, write_end
+from backout.engines.postgres.loan import Loan, lend, newcomers
 from backout.engines.postgres.names import comma, literal, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.samples import sample_rows
@@ -29,6 +34,7 @@ from backout.engines.postgres.script import ScriptConnection
 from backout.engines.postgres.session import EXACT_TEXT, Answer, Session
 from backout.engines.postgres.undo import revert
 from backout.engines.postgres.undo_work import Reverted
+from backout.engines.postgres.waits import watching
 from backout.engines.values import (
     Capture,
     CapturedTable,
@@ -44,13 +50,9 @@ from backout.engines.values import (
     UndoPlan,
     UpdateHint,
 )
-from backout.errors import BackoutError, Busy, DatabaseFailed, OutcomeUnknown, Refused
+from backout.errors import BackoutError, Busy, DatabaseFailed, OutcomeUnknown, ProofFailed, Refused
 
-#: aux reads the tables that the change names: DDL on them in a function waits for aux, until `lock_timeout` ends it.
-_NOBODY_HINT = (
-    "run it again; if it happens again, a function of the change wants a lock that excludes readers: "
-    "backout itself reads the tables, and DDL or TRUNCATE cannot be captured"
-)
+_NOBODY_HINT = "run it again: whoever held the lock has let it go since; or raise `lock_timeout` for this environment"
 _BUSY_HINT = "wait for that session, end it, or raise `lock_timeout` for this environment"
 
 
@@ -67,10 +69,13 @@ class PostgresTransaction:
         self._captured: tuple[CapturedTable, ...] = ()
         self._reverted: Reverted | None = None
         self._switched: frozenset[str] = frozenset()  # oids of the tables whose triggers the undo switches
+        self._arming = Arming(journal.control, settings)
 
     def begin(self, known: Sequence[tuple[str | None, str]]) -> None:
         """Open both sessions' transactions; raises Busy or Refused with nothing written."""
         main = self._main
+        for session in (main, self._aux):
+            _end_with_us(session)
         isolation = "REPEATABLE READ" if self._snapshot else "READ COMMITTED"
         main.run(f"BEGIN ISOLATION LEVEL {isolation} READ WRITE", doing="begin the transaction", state="untouched")
         self._limit(main)
@@ -82,6 +87,7 @@ class PostgresTransaction:
             self._shared_snapshot = main.value("SELECT pg_catalog.pg_export_snapshot()")
         self._begin_aux()
         self._lock_known(known)
+        self._arm(known)
         self._counts = tripwires.read_counts(main)
         self._sequences = tripwires.read_sequences(main)
         self._log_start = main.value("SELECT pg_catalog.pg_current_wal_insert_lsn()")
@@ -112,6 +118,16 @@ class PostgresTransaction:
                 except Busy:
                     raise self._busy(f"unable to lock table {table}", state="untouched", table=table) from None
 
+    def _arm(self, known: Sequence[tuple[str | None, str]]) -> None:
+        try:
+            self._arming.begin(self._main, self.xid, known)
+        except Busy as busy:
+            raise self._busy(busy.message, state="untouched") from None
+
+    def left_behind(self) -> Sequence[str]:
+        """See the protocol."""
+        return self._arming.left_behind()
+
     def _limit(self, session: Session) -> None:
         settings = self._settings
         session.run(f"SET LOCAL lock_timeout = '{int(settings.lock_timeout_s * 1000)}ms'")
@@ -128,10 +144,11 @@ class PostgresTransaction:
 
     def execute(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any]) -> Answer:
         """See the protocol."""
-        try:
-            answer = self._main.run(statement, _positional(parameters), doing="run the statement")
-        except Busy as busy:
-            raise self._busy(busy.message, state=busy.state) from None
+        with watching(self._aux, self._main, self._settings.lock_timeout_s / 3) as waits:
+            try:
+                answer = self._main.run(statement, _positional(parameters), doing="run the statement")
+            except Busy as busy:
+                raise (_hidden(*waits[-1]) if waits else self._busy(busy.message, state=busy.state)) from None
         if not self._main.in_transaction:
             raise DatabaseFailed(
                 "the statement ended the supervised transaction",
@@ -150,6 +167,15 @@ class PostgresTransaction:
     def script(self, guard: Callable[[str], None]) -> ScriptConnection:
         """See the protocol."""
         return ScriptConnection(self._main, guard, lambda busy: self._busy(busy.message, state=busy.state))
+
+    def lend(self) -> AbstractContextManager[Loan]:
+        """The run's session for a client of another language; see `loan.py`."""
+        return lend(self._main)
+
+    def newcomers(self, since_s: float) -> Sequence[str]:
+        """Sessions of this machine that have appeared in the last seconds; asked of the journal's session."""
+        control = self._journal.control
+        return newcomers(control, [self._main.pid, self._aux.pid, control.pid], since_s)
 
     def _busy(self, message: str, *, state: str, table: str | None = None) -> Busy:
         """A lock timeout, with who is in the way as far as can be seen; asked of aux or of the journal's session."""
@@ -176,16 +202,15 @@ class PostgresTransaction:
         observed = tripwires.observe(
             main, self._aux, self.xid, self._marks.next_xid, self._counts, self._sequences, self._switched
         )
-        found = (
-            ()
-            if again
-            else tripwires.findings(
+        found = self._arming.findings(observed.counts)
+        if not again:
+            found += tripwires.findings(
                 observed,
                 rescue_schema=self._settings.rescue_schema,
                 expected_tables=self._switched,
                 replication_role=self._replication_role,
+                logs=self._arming.logs,
             )
-        )
         if found:
             return Capture((), tripwires=found, sequences=observed.sequences)
         if again:
@@ -204,8 +229,13 @@ class PostgresTransaction:
         return Capture(
             captured,
             sequences=observed.sequences,
-            locks=tuple(Lock(str(lock.table), lock.mode) for lock in observed.locks if lock.kind in {"r", "p"}),
+            locks=tuple(
+                Lock(str(lock.table), lock.mode, tripwires.WHO_WAITS.get(lock.mode, ""))
+                for lock in observed.locks
+                if lock.kind in {"r", "p"}
+            ),
             rescue_bytes=rescue_bytes,
+            armed=self._arming.names,
             log_bytes=int(
                 main.value(
                     "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), $1::text::pg_lsn)",
@@ -228,11 +258,15 @@ class PostgresTransaction:
         captured = []
         first = (self._captures - 1) * 100_000  # a second capture of the same run has numbers of its own
         wanted = sorted((name, oid) for oid, name in oids.items() if name.schema not in own)
+        for name, oid in wanted:
+            self._arming.require_foreseen(self._main, name, oid)
         for place, (_, oid) in enumerate(wanted, first + 1):
-            table = catalogue.table_by_oid(self._main, oid)
+            armed = self._arming.tables.get(oid)
+            table = armed.table if armed else catalogue.table_by_oid(self._main, oid)
             if table is None:
                 continue
-            counted = observed.counts[oid][2] if oid in observed.counts else Counts()
+            _require_columns(table)
+            counted = counted_of(observed.counts, oid)
             schema = self._settings.rescue_schema
             where = Place(
                 TableName(schema, rescue_name(run, place, "before")),
@@ -240,7 +274,11 @@ class PostgresTransaction:
             )
             narrow = _narrow(table, counted, narrowed.get(oid))
             try:
-                one = capture_table(self._main, self._aux, table, counted, narrow, self._marks, where)
+                if armed:
+                    entries = counted_of(observed.counts, armed.log_oid).inserted
+                    one = capture_armed(self._main, armed, counted, entries, narrow, where)
+                else:
+                    one = capture_table(self._main, self._aux, table, counted, narrow, self._marks, where)
             except Busy as busy:
                 raise self._busy(busy.message, state="rolled back") from None
             if one is not None:
@@ -262,16 +300,22 @@ class PostgresTransaction:
         """What the rescue takes; each session is asked for the tables that it has made."""
         schema, total = self._settings.rescue_schema, 0
         for session, names in (
-            (self._aux, [one.before_rescue for one in captured if one.before_rescue]),
-            (self._main, [one.after_rescue for one in captured if one.after_rescue]),
+            (self._aux, [one.before_rescue for one in captured if self._reader_of_before(one) is self._aux]),
+            (self._main, [one.before_rescue for one in captured if self._reader_of_before(one) is self._main]),
+            (self._main, [one.after_rescue for one in captured]),
         ):
-            if names:
+            if any(names):
                 total += session.value(query("rescue_bytes"), [names, schema])
         return total
 
     def sample(self, captured: CapturedTable, limit: int) -> Sequence[RowChange]:
         """See the protocol."""
-        return sample_rows(self._aux, self._main, self._settings.rescue_schema, captured, limit)
+        before = self._reader_of_before(captured)
+        return sample_rows(before, self._main, self._settings.rescue_schema, captured, limit)
+
+    def _reader_of_before(self, captured: CapturedTable) -> Session:
+        """Who has made the pre-images, and alone sees them as long as the run is open."""
+        return self._main if captured.captured_by == ARMED else self._aux
 
     # -- undo ----------------------------------------------------------------------------------------------------------
 
@@ -327,6 +371,7 @@ class PostgresTransaction:
                 state="unknown until the journal is asked",
                 hint="run `backout log --on ENV`: it asks, and settles the run",
             ) from None
+        self._arming.end()
         if said != "COMMIT":  # a transaction that has failed answers COMMIT with ROLLBACK (manual: COMMIT, "Notes")
             raise DatabaseFailed("the server rolled the transaction back at COMMIT", hint="run it again")
 
@@ -338,6 +383,7 @@ class PostgresTransaction:
                     session.run("ROLLBACK")
             except BackoutError:
                 session.close()  # a session that cannot roll back ends, and the server rolls it back
+        self._arming.end()
 
 
 #: Set again, since the change may have set them otherwise.
@@ -347,6 +393,34 @@ _EXACT = {**EXACT_TEXT, "row_security": "off", "TimeZone": "UTC"}
 _MANY_ROWS = 50_000
 
 _EXACTLY = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _EXACT.items())
+
+
+def _end_with_us(session: Session) -> None:
+    """Let the server notice during a long statement that we are gone, and end it (manual 20.3.1).
+
+    Where its platform cannot tell, it does so at the end of the statement only.
+    """
+    with suppress(DatabaseFailed):
+        session.run("SET client_connection_check_interval = '1s'")
+
+
+def _require_columns(table: Table) -> None:
+    if not table.restorable:
+        raise Refused(
+            "capture",
+            f'table "{table.name}" has no column that can be written: its rows are all alike, and none can be put back',
+            state="rolled back",
+            hint="give it a column",
+        )
+
+
+def _hidden(table: TableName, mode: str) -> ProofFailed:
+    """As the tripwires say it of a table on which nothing waits."""
+    return ProofFailed(
+        f'the completeness proof failed: "{table}" was to be held with {mode}: DDL, TRUNCATE or LOCK TABLE ran in a '
+        "function",
+        hint="what the change does cannot be taken back for certain: write it with plain INSERT, UPDATE and DELETE",
+    )
 
 
 def _refuse_blind(*, track_counts: bool, replication_role: str) -> None:

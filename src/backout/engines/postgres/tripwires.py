@@ -29,6 +29,15 @@ WRITING = frozenset({
     "AccessExclusiveLock",
 })  # fmt: skip
 
+#: Who waits for a table that we hold so (manual 13.3.1, table 13.2).
+WHO_WAITS = {
+    "AccessShareLock": "only its removal or rebuilding waits",
+    "RowShareLock": "others read and write; DDL waits",
+    "RowExclusiveLock": "others read and write other rows; DDL waits",
+    "ShareRowExclusiveLock": "others read; writers and DDL wait",
+    "AccessExclusiveLock": "everybody waits",
+}
+
 #: Locks that only DDL, TRUNCATE and LOCK TABLE take (manual 13.3.1).
 DDL_LOCKS = frozenset({"ShareUpdateExclusiveLock", "ShareRowExclusiveLock", "AccessExclusiveLock"})
 
@@ -137,9 +146,13 @@ def _went_back(move: SequenceMove, step: int) -> bool:
     return move.before is not None and (move.after is None or (move.after - move.before) * step < 0)
 
 
-def _of_locks(observed: Observed, own: Collection[str], expected_tables: Collection[str]) -> list[str]:
+def _of_locks(
+    observed: Observed, own: Collection[str], expected_tables: Collection[str], logs: Collection[str]
+) -> list[str]:
     found = []
     for lock in observed.locks:
+        if lock.oid in logs and lock.mode == "RowExclusiveLock":
+            continue
         if lock.table.schema in own and lock.mode in WRITING:
             found.append(f'"{lock.table}" belongs to backout and was written to')
         elif lock.kind == "f" and lock.mode in WRITING:
@@ -162,9 +175,17 @@ def _of_counts(observed: Observed) -> list[str]:
 
 
 def findings(
-    observed: Observed, *, rescue_schema: str, expected_tables: Collection[str], replication_role: str
+    observed: Observed,
+    *,
+    rescue_schema: str,
+    expected_tables: Collection[str],
+    replication_role: str,
+    logs: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """What cannot be captured or proven, in words. `expected_tables`: oids whose triggers the undo itself switches."""
+    """What cannot be captured or proven, in words.
+
+    `expected_tables`: oids whose triggers the undo itself switches; `logs`: those of the logs that armed triggers write.
+    """
     found: list[str] = []
     if not observed.same_transaction:
         found.append("the transaction that was begun is not the one that is open now")
@@ -172,7 +193,7 @@ def findings(
         found.append("`track_counts` was switched off, so that the server did not count the writes")
     if observed.replication_role != replication_role:
         found.append(f"`session_replication_role` was set to {observed.replication_role!r}")
-    found += _of_locks(observed, {"backout", rescue_schema}, expected_tables)
+    found += _of_locks(observed, {"backout", rescue_schema}, expected_tables, logs)
     found += _of_counts(observed)
     found += [f"DDL ran in a function: {what} is new or changed" for what in observed.catalogue_rows]
     found += [f"DDL ran in a function: {what} is gone" for what in observed.vanished]

@@ -18,10 +18,12 @@ from dataclasses import replace
 
 from backout.engines.postgres.names import comma
 from backout.engines.postgres.session import Session
+from backout.engines.postgres.undo_columns import CONFLICT_TABLE
 from backout.engines.postgres.undo_conflicts import discover, listed
+from backout.engines.postgres.undo_keyed import KeyedTable
+from backout.engines.postgres.undo_keyless import KeylessTable
 from backout.engines.postgres.undo_piecemeal import write_or_find
 from backout.engines.postgres.undo_references import broken_keys, someone_would_be_hit
-from backout.engines.postgres.undo_sql import CONFLICT_TABLE, KeyedTable, KeylessTable
 from backout.engines.postgres.undo_triggers import hooks, keep_triggers_out, let_triggers_in, undo_obstacle
 from backout.engines.postgres.undo_work import Reverted, Way, Work, note_savepoint
 from backout.engines.postgres.undo_write import may_be_a_circle, renumbered, rewritable, write
@@ -126,6 +128,8 @@ def _objections(
     """Why the undo may not go on; None: it may."""
     if resolution.overwrite and resolution.seen != fingerprint:
         return ("the conflicts are not those that were listed: look at the numbers again",)
+    if not resolution.overwrite <= {conflict.number for conflict in conflicts}:
+        return ()  # a number that is in no list: a mistake, which the caller tells
     if resolution.partial:
         return None
     if not unlisted and all(conflict.number in resolution.overwrite for conflict in conflicts):

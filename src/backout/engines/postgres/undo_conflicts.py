@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
+from backout.engines.postgres.undo_columns import CONFLICT_TABLE
+from backout.engines.postgres.undo_keyed import KeyedTable
 from backout.engines.postgres.undo_piecemeal import write_or_find
 from backout.engines.postgres.undo_references import broken_keys, given_to_strangers, someone_would_be_hit
-from backout.engines.postgres.undo_sql import CONFLICT_TABLE, KeyedTable
 from backout.engines.postgres.undo_work import Work
 from backout.engines.values import Conflict, ConflictKind
 

@@ -5,7 +5,10 @@ What is refused to the end becomes a conflict. Invariant: a row is written whole
 
 from __future__ import annotations
 
-from backout.engines.postgres.undo_sql import CONFLICT_TABLE, KeyedTable, KeylessTable, Statement
+from backout.engines.postgres.undo_columns import CONFLICT_TABLE
+from backout.engines.postgres.undo_keyed import KeyedTable
+from backout.engines.postgres.undo_keyless import KeylessTable
+from backout.engines.postgres.undo_statements import Statement
 from backout.engines.postgres.undo_work import Work, is_left
 from backout.engines.postgres.undo_write import may_be_a_circle, statements_for, write
 from backout.engines.values import ConflictKind
@@ -35,7 +38,7 @@ def piecemeal(work: Work) -> list[tuple[int, int, int]]:
     """
     pending = _to_write(work)
     written = [[0, 0, 0] for _ in work.tables]
-    said: dict[str, str] = {}
+    said: dict[str, DatabaseFailed] = {}
     before = -1
     while sum(map(len, pending.values())) != before:
         before = sum(map(len, pending.values()))
@@ -69,27 +72,42 @@ def _to_write(work: Work) -> dict[tuple[int, int], list[str]]:
     return pending
 
 
-def _record_refused(work: Work, pending: dict[tuple[int, int], list[str]], said: dict[str, str]) -> None:
+def _record_refused(work: Work, pending: dict[tuple[int, int], list[str]], said: dict[str, DatabaseFailed]) -> None:
     """What could not be written to the end is in conflict with a constraint."""
-    for (index, _), group in pending.items():
+    for (index, operation), group in pending.items():
         table = work.tables[index]
         if isinstance(table, KeylessTable):
             if group:
-                work.main.run(*table.refuse(said[_WHOLE]))
+                work.main.run(*table.refuse(said[_WHOLE].message))
             continue
         for identity in group:
             work.main.run(
                 f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns, detail) "
                 "VALUES ($1, $2, $3, ARRAY[]::text[], $4)",
-                [table.place, identity, ConflictKind.CONSTRAINT.value, said.get(identity)],
+                [table.place, identity, _kind(table, operation, said[identity]).value, said[identity].message],
             )
 
+
+def _kind(table: KeyedTable, operation: int, error: DatabaseFailed) -> ConflictKind:
+    """What kind of conflict a refusal is: foreign keys have kinds of their own.
+
+    A violation names the table that refers (ri_triggers.c, ri_ReportViolation), and has the code 23503, or 23001 for
+    RESTRICT since PostgreSQL 18 (manual, appendix A). Of an update, that table tells which side it broke.
+    """
+    if error.sqlstate not in {"23503", "23001"}:
+        return ConflictKind.CONSTRAINT
+    if operation == _DELETE or (operation == _UPDATE and error.table != table.undo.table.name.name):
+        return ConflictKind.REFERENCED
+    return ConflictKind.PARENT_GONE
+
+
+_DELETE, _UPDATE = 0, 1  # operations, as in `statements_for`
 
 #: Stands for all rows of a table without a key, which is put back as a whole or not at all.
 _WHOLE = ""
 
 
-def _try_whole(work: Work, table: KeylessTable, written: list[int], said: dict[str, str]) -> list[str]:
+def _try_whole(work: Work, table: KeylessTable, written: list[int], said: dict[str, DatabaseFailed]) -> list[str]:
     """Write a table without a key. Returns what is refused: all of it, or nothing."""
     work.main.run("SAVEPOINT backout_rows")
     counts = []
@@ -103,7 +121,7 @@ def _try_whole(work: Work, table: KeylessTable, written: list[int], said: dict[s
         if not (error.sqlstate or "").startswith("23"):
             raise
         work.main.run("ROLLBACK TO SAVEPOINT backout_rows; RELEASE SAVEPOINT backout_rows")
-        said[_WHOLE] = error.message
+        said[_WHOLE] = error
         return [_WHOLE]
     for operation, count in counts:
         written[operation] += count
@@ -111,7 +129,7 @@ def _try_whole(work: Work, table: KeylessTable, written: list[int], said: dict[s
 
 
 def _try(
-    work: Work, table: KeyedTable, operation: int, text: Statement, group: list[str], said: dict[str, str]
+    work: Work, table: KeyedTable, operation: int, text: Statement, group: list[str], said: dict[str, DatabaseFailed]
 ) -> tuple[int, list[str]]:
     """Write the rows of the group; where a constraint refuses, its halves. Returns (written, refused rows)."""
     if not group:
@@ -128,7 +146,7 @@ def _try(
             raise
         work.main.run("ROLLBACK TO SAVEPOINT backout_rows; RELEASE SAVEPOINT backout_rows")
         if len(group) == 1:
-            said[group[0]] = error.message
+            said[group[0]] = error
             return 0, group
     half = len(group) // 2
     first, failed_first = _try(work, table, operation, text, group[:half], said)

@@ -6,7 +6,8 @@ Invariant: only the conflict table is written.
 from __future__ import annotations
 
 from backout.engines.postgres.catalogue import foreign_keys
-from backout.engines.postgres.undo_sql import KeyedTable, strangers
+from backout.engines.postgres.undo_foreign_keys import orphans, referenced_by_others, strangers
+from backout.engines.postgres.undo_keyed import KeyedTable
 from backout.engines.postgres.undo_work import Way, Work
 
 
@@ -31,7 +32,7 @@ def someone_would_be_hit(work: Work) -> int:
         ours = " OR ".join(
             f"(c.tableoid = {child.undo.table.identifier} AND {child.lets_go('c', fk.columns)})" for child in children
         )
-        look = parent.referenced_by_others(fk, ours or "false")
+        look = referenced_by_others(parent, fk, ours or "false")
         if look is not None:
             found += work.main.run(look, doing="look for rows that refer to ours").affected
     return found
@@ -65,9 +66,9 @@ def broken_keys(work: Work) -> int:
                 "SELECT pg_catalog.has_any_column_privilege(session_user, $1::oid, 'UPDATE')", [fk.parent_oid]
             )
             lock = "FOR KEY SHARE" if may_lock else ""
-            texts.append(child.orphans(fk, lock))
+            texts.append(orphans(child, fk, lock))
         if parent is not None:
-            texts.append(parent.referenced_by_others(fk, None))
+            texts.append(referenced_by_others(parent, fk, None))
         for text in texts:
             if text is not None:
                 found += work.main.run(text, doing=f'check foreign key "{fk.name}"').affected

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from backout.engines.postgres.names import comma, qualified, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.session import Session
-from backout.engines.postgres.undo_sql import KeylessTable
+from backout.engines.postgres.undo_keyless import KeylessTable
 from backout.engines.postgres.undo_work import Way, Work
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from backout.engines.postgres.session import Session
-from backout.engines.postgres.undo_sql import CONFLICT_TABLE, KeyedTable, KeylessTable
+from backout.engines.postgres.undo_columns import CONFLICT_TABLE
+from backout.engines.postgres.undo_keyed import KeyedTable
+from backout.engines.postgres.undo_keyless import KeylessTable
 from backout.engines.values import UndoPlan
 
 
@@ -42,7 +44,7 @@ class Work:
     tables: list[KeyedTable | KeylessTable] = field(default_factory=list)
     disabled: list[tuple[str, str, str]] = field(default_factory=list)  # (table, trigger, tgenabled)
     savepoints: list[int] = field(default_factory=list)  # ids under which rows were written
-    rewritable: frozenset[int] = frozenset()  # places of the tables that may be rewritten; see `undo_sql.Rewriting`
+    rewritable: frozenset[int] = frozenset()  # places of tables that may be rewritten; see `undo_statements.Rewriting`
     rewriting: frozenset[int] = frozenset()  # of them, those that are
 
 

@@ -1,6 +1,6 @@
 """The writes of an undo: deletes, then updates, then inserts; as one statement where foreign keys are checked at its end.
 
-Not for: deciding which rows (`undo_sql.py` compares, `undo_conflicts.py` names those that are left).
+Not for: deciding which rows (`undo_keyed.py` and `undo_keyless.py` compare, `undo_conflicts.py` names those that are left).
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backout.engines.postgres.catalogue import foreign_keys
-from backout.engines.postgres.undo_sql import KeyedTable, KeylessTable, Rewriting, Statement, chained
+from backout.engines.postgres.undo_keyed import KeyedTable
+from backout.engines.postgres.undo_keyless import KeylessTable
+from backout.engines.postgres.undo_statements import Rewriting, Statement, chained
 from backout.engines.postgres.undo_work import Way, Work, is_left
 from backout.errors import DatabaseFailed
 

@@ -1,197 +1,81 @@
-"""From a session's changeset to rescue tables.
+"""What a run wrote becomes its rescue tables: from the session's changeset, and from what triggers have written.
 
-A changeset has the old values of the columns that changed only; the whole row before is the row of now with those put
-back. Changesets leave generated columns out, and have the rowid as first column of a table without a key (measured
-with 3.54).
+Which of the two a table has is decided by `rescue_triggers`; both give the same images (tests/integration/sqlite).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import apsw
 
-from backout.engines.sqlite import images
-from backout.engines.sqlite.catalogue import ForeignKey, describe, foreign_keys
+from backout.engines.sqlite import images, logged, spool
+from backout.engines.sqlite.catalogue import ForeignKey, foreign_keys
 from backout.engines.sqlite.changeset import SpooledChangeset
+from backout.engines.sqlite.rescue_triggers import RescueTriggers
+from backout.engines.sqlite.spool import Found
 from backout.engines.sqlite.statements import main_table, quote_name, same, signature, single
-from backout.engines.values import CapturedTable, Table
-
-_BATCH_ROWS = 1000  # rows held in Python at once per shape of change
-
-
-@dataclass
-class _Found:
-    """What the first reading of the changeset tells of one table; statements are made once per shape of change."""
-
-    table: Table
-    inserted: int = 0
-    updated: int = 0
-    deleted: int = 0
-    shapes: set[tuple[int, ...]] = field(default_factory=set)  # positions of changed columns among the restorable ones
-    position: int = 0
-    statements: dict[tuple[str, tuple[int, ...]], str] = field(default_factory=dict)
-
-    @cached_property
-    def rowid(self) -> int:
-        """1 where the changeset has the rowid in front of the columns."""
-        return 0 if self.table.key else 1
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The columns that a changeset has."""
-        return tuple(column.name for column in self.table.restorable)
-
-    @cached_property
-    def identity(self) -> tuple[int, ...]:
-        """Where a changeset's row has what identifies it."""
-        return tuple(self.names.index(column) for column in self.table.key) or (0,)
-
-    @property
-    def after_columns(self) -> tuple[str, ...]:
-        """The columns of post-images: all if there are inserts, else the key and what changed."""
-        if self.inserted or not self.table.key:
-            return self.names
-        changed = {place for shape in self.shapes for place in shape}
-        return tuple(n for i, n in enumerate(self.names) if i in changed or n in self.table.key)
-
-    def statement(self, kind: str, changed: tuple[int, ...], make: Callable[[], str]) -> str:
-        """The SQL for one shape of change."""
-        known = self.statements.get((kind, changed))
-        if known is None:
-            known = self.statements[kind, changed] = make()
-        return known
+from backout.engines.values import CapturedTable
 
 
 def store_images(
     connection: apsw.Connection,
     session: apsw.Session,
+    triggers: RescueTriggers,
     run: int,
     *,
     earlier: Sequence[CapturedTable],
     loose: Mapping[str, int],
     keep: bool,
 ) -> tuple[tuple[CapturedTable, ...], tuple[str, ...]]:
-    """Write what the session saw into the rescue tables of a run; returns the tables in order of name, and tripwires.
+    """Write what was seen into the rescue tables of a run; returns the tables in order of name, and tripwires.
 
     `earlier` are the tables of a capture before, in the same transaction; `loose` has the rows that tables with loose
     keys had at the start.
     """
+    tripwires: list[str | None] = []
+    captured: list[CapturedTable] = []
+    by_triggers = {entry.table.name.name: entry for entry in triggers.take_off()}
     with SpooledChangeset(session) as changeset:
-        found = _survey(connection, changeset.changes())
-        for position, name in enumerate(sorted(found), images.next_position(earlier)):
-            found[name].position = position
-            _create_tables(connection, run, found[name])
-        _fill(connection, run, found, changeset.changes())
-        if keep and found:
+        by_session = spool.read(connection, changeset.changes())
+        if keep and by_session:
             changeset.keep(connection, run)
-    tripwires = [_drop_echoes(connection, run, found[name], earlier, loose[name]) for name in found if name in loose]
-    captured = []
-    for name in sorted(found):
-        if _came_back(connection, run, found[name]):
-            _drop_tables(connection, run, found[name])
-        else:
-            captured.append(_captured(run, found[name]))
-    _mark_orphans(connection, tuple(captured))
+    with triggers.resting():
+        for position, name in enumerate(sorted({*by_triggers, *by_session}), images.next_position(earlier)):
+            if name in by_triggers:
+                one, tripwire = logged.store(connection, run, position, by_triggers[name])
+                triggers.stored(name, one.before_rescue if one else None)
+            else:
+                one, tripwire = _store_followed(connection, run, position, by_session[name], earlier, loose.get(name))
+            tripwires.append(tripwire)
+            captured += [one] if one else []
+        _mark_orphans(connection, tuple(captured))
     tripwires += [_missing_rows(connection, entry) for entry in captured]
+    tripwires += triggers.tripwires
+    tripwires += [f'table "{name}" is followed twice' for name in sorted(set(by_triggers) & set(by_session))]
     return tuple(captured), tuple(text for text in tripwires if text is not None)
 
 
-def _survey(connection: apsw.Connection, changes: Iterator[apsw.TableChange]) -> dict[str, _Found]:
-    found: dict[str, _Found] = {}
-    for change in changes:
-        entry = found.get(change.name)
-        if entry is None:
-            entry = found[change.name] = _Found(describe(connection, change.name))
-        if change.opcode == apsw.SQLITE_INSERT:
-            entry.inserted += 1
-        elif change.opcode == apsw.SQLITE_DELETE:
-            entry.deleted += 1
-        else:
-            entry.updated += 1
-            entry.shapes.add(_changed(change, entry.rowid))
-    return found
-
-
-def _changed(change: apsw.TableChange, skip: int) -> tuple[int, ...]:
-    new = change.new or ()
-    return tuple(i - skip for i, value in enumerate(new) if value is not apsw.no_change)
-
-
-def _create_tables(connection: apsw.Connection, run: int, entry: _Found) -> None:
-    if entry.updated or entry.deleted:
-        images.create_before(connection, entry.table, images.rescue_name(run, entry.position, "before"))
-    if entry.updated or entry.inserted:
-        name = images.rescue_name(run, entry.position, "after")
-        images.create_after(connection, entry.table, name, entry.after_columns)
-
-
-def _fill(connection: apsw.Connection, run: int, found: dict[str, _Found], changes: Iterator[apsw.TableChange]) -> None:
-    batches: dict[str, list[tuple[Any, ...]]] = {}
-    for number, change in enumerate(changes, 1):  # unique over the whole run, so unique in each table
-        for statement, values in _rows_of(run, found[change.name], change, number):
-            batch = batches.setdefault(statement, [])
-            batch.append(values)
-            if len(batch) >= _BATCH_ROWS:
-                connection.executemany(statement, batch)
-                batch.clear()
-    for statement, batch in batches.items():
-        connection.executemany(statement, batch)
-
-
-def _rows_of(run: int, entry: _Found, change: apsw.TableChange, number: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """The INSERTs with their values that store one change."""
-    if change.opcode == apsw.SQLITE_INSERT:
-        text = entry.statement("insert", (), lambda: _insert_all(entry, _target(run, entry, "after")))
-        yield text, (number, *(change.new or ())[entry.rowid :])
-    elif change.opcode == apsw.SQLITE_DELETE:
-        text = entry.statement("delete", (), lambda: _insert_all(entry, _target(run, entry, "before")))
-        yield text, (number, *(change.old or ())[entry.rowid :])
-    else:
-        old = change.old or ()
-        changed = _changed(change, entry.rowid)
-        identity = tuple(old[i] for i in entry.identity)
-        values = tuple(old[i + entry.rowid] for i in changed)
-        text = entry.statement("before", changed, lambda: _insert_before(entry, _target(run, entry, "before"), changed))
-        yield text, (number, *values, *identity)
-        text = entry.statement("after", (), lambda: _insert_after(entry, _target(run, entry, "after")))
-        yield text, (number, *identity)
-
-
-def _target(run: int, entry: _Found, part: str) -> str:
-    return main_table(images.rescue_name(run, entry.position, part))
-
-
-def _listed(entry: _Found, columns: tuple[str, ...]) -> str:
-    return ", ".join(quote_name(name) for name in (images.row_column(entry.table), *columns))
-
-
-def _insert_all(entry: _Found, target: str) -> str:
-    marks = ", ".join("?" * (len(entry.names) + 1))
-    return f"INSERT INTO {target} ({_listed(entry, entry.names)}) VALUES ({marks})"
-
-
-def _insert_before(entry: _Found, target: str, changed: tuple[int, ...]) -> str:
-    values = ["?" if i in changed else "T." + quote_name(name) for i, name in enumerate(entry.names)]
-    return f"INSERT INTO {target} ({_listed(entry, entry.names)}) SELECT ?, {', '.join(values)} {_source(entry)}"
-
-
-def _insert_after(entry: _Found, target: str) -> str:
-    values = ", ".join("T." + quote_name(name) for name in entry.after_columns)
-    return f"INSERT INTO {target} ({_listed(entry, entry.after_columns)}) SELECT ?, {values} {_source(entry)}"
-
-
-def _source(entry: _Found) -> str:
-    columns = entry.table.key or ("_rowid_",)
-    condition = " AND ".join(f"T.{quote_name(column)} = ?" for column in columns)
-    return f"FROM {main_table(entry.table.name.name)} AS T WHERE {condition}"
+def _store_followed(
+    connection: apsw.Connection,
+    run: int,
+    position: int,
+    entry: Found,
+    earlier: Sequence[CapturedTable],
+    rows_at_start: int | None,
+) -> tuple[CapturedTable | None, str | None]:
+    """One table that the session followed; `rows_at_start` is known where its key is loose."""
+    entry.position = position
+    spool.fill(connection, run, entry)
+    tripwire = None if rows_at_start is None else _drop_echoes(connection, run, entry, earlier, rows_at_start)
+    if _came_back(connection, run, entry):
+        _drop_tables(connection, run, entry)
+        return None, tripwire
+    return _captured(run, entry), tripwire
 
 
 def _drop_echoes(
-    connection: apsw.Connection, run: int, entry: _Found, earlier: Sequence[CapturedTable], rows_at_start: int
+    connection: apsw.Connection, run: int, entry: Found, earlier: Sequence[CapturedTable], rows_at_start: int
 ) -> str | None:
     """Take out rows that a session reports twice where keys can be equal and yet differ; a tripwire if any may be left.
 
@@ -230,7 +114,7 @@ def _delete(connection: apsw.Connection, statement: str) -> int:
     return connection.total_changes() - before
 
 
-def _came_back(connection: apsw.Connection, run: int, entry: _Found) -> bool:
+def _came_back(connection: apsw.Connection, run: int, entry: Found) -> bool:
     """Whether nothing is left, or a table without a key has the rows that it had, only under other rowids."""
     if entry.inserted == entry.updated == entry.deleted == 0:
         return True
@@ -245,12 +129,12 @@ def _came_back(connection: apsw.Connection, run: int, entry: _Found) -> bool:
     return bool(connection.execute(query).get is None)
 
 
-def _drop_tables(connection: apsw.Connection, run: int, entry: _Found) -> None:
+def _drop_tables(connection: apsw.Connection, run: int, entry: Found) -> None:
     for part in ("before", "after"):
         connection.execute(f"DROP TABLE IF EXISTS {main_table(images.rescue_name(run, entry.position, part))}")
 
 
-def _captured(run: int, entry: _Found) -> CapturedTable:
+def _captured(run: int, entry: Found) -> CapturedTable:
     before, after = entry.updated + entry.deleted, entry.updated + entry.inserted
     return CapturedTable(
         table=entry.table,

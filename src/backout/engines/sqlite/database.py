@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 
 import apsw
 
 from backout.engines.sqlite import lease
 from backout.engines.sqlite.catalogue import cascade_targets, find_table, form_of, unfollowed_tables, virtual_tables
+from backout.engines.sqlite.contents import read_contents
 from backout.engines.sqlite.errors import UNTOUCHED, translated
 from backout.engines.sqlite.handle import Handle, open_handle
 from backout.engines.sqlite.journal import SqliteJournal
@@ -18,7 +20,17 @@ from backout.engines.sqlite.lease import Holder
 from backout.engines.sqlite.records import NOW, has_journal
 from backout.engines.sqlite.statements import Parameters, SqliteResult, main_table, run, single
 from backout.engines.sqlite.transaction import SqliteTransaction
-from backout.engines.values import Capabilities, Column, ServerFacts, Settings, Table, TableFacts, TableName
+from backout.engines.values import (
+    Capabilities,
+    Column,
+    Contents,
+    Missing,
+    ServerFacts,
+    Settings,
+    Table,
+    TableFacts,
+    TableName,
+)
 from backout.errors import BackoutError, Busy
 
 _MEASURED_BYTES = 256 * 1024 * 1024  # dbstat reads every page of a table: not in a check of a bigger file
@@ -29,12 +41,27 @@ class SqliteDatabase:
 
     engine = "sqlite"
     capabilities = Capabilities(
-        counts_per_table=False,
-        has_roles=False,
-        has_sequences=False,
-        has_row_security=False,
-        sqlalchemy=False,
-        concurrent_writers=False,
+        counts_per_table=Missing("SQLite counts the rows that a connection writes in sum only (`total_changes`)"),
+        concurrent_writers=Missing("the run holds the file's only write lock from its beginning to its end"),
+        is_a_server=Missing("a database is a file: there is no session that could be lost or ended"),
+        isolation_levels=Missing("every transaction is serializable"),
+        has_roles=Missing("there are no users; the rights are those of the file"),
+        has_row_security=Missing("there is no row-level security, hence nothing that would hide rows"),
+        has_sequences=Missing("there are no sequences"),
+        sqlalchemy=Missing("the run's connection is apsw's, which SQLAlchemy has no dialect for: use `db.execute`"),
+        writing_ctes=Missing("a CTE can only read"),
+        writing_functions=Missing("there are no stored functions or procedures"),
+        batches=Missing("SQLite has one writer at a time and no row locks: a change is one transaction"),
+        merge=Missing("there is no MERGE; `INSERT … ON CONFLICT DO UPDATE` is captured"),
+        identity_always=Missing("there are no identity columns; AUTOINCREMENT keys are captured like any other"),
+        partitions=Missing("there are no partitioned tables"),
+        references_to_partitions=Missing("there are no partitioned tables"),
+        inheritance=Missing("there is no inheritance between tables"),
+        deferrable_unique=Missing("unique constraints are always checked row by row"),
+        finds_renamed_columns=Missing(
+            "the schema is kept as text, and nothing in it outlives a rename: columns and tables are found by name"
+        ),
+        changes_constraints=Missing("ALTER TABLE cannot add a constraint: the table has to be made anew"),
     )
 
     def __init__(self, settings: Settings) -> None:
@@ -162,6 +189,16 @@ class SqliteDatabase:
                 return run(self._connection, statement, parameters)
             finally:
                 self._connection.execute("PRAGMA query_only = OFF")
+
+    def clock(self) -> datetime:
+        """See the protocol: an SQLite database has the clock of the machine that reads it."""
+        with translated(self._handle.name, state=UNTOUCHED, lock_timeout_s=self._handle.lock_timeout_s):
+            return datetime.fromisoformat(single(self._connection, f"SELECT {NOW}"))
+
+    def contents(self, exactly: Collection[TableName]) -> Mapping[TableName, Contents]:
+        """See the protocol."""
+        with translated(self._handle.name, state=UNTOUCHED, lock_timeout_s=self._handle.lock_timeout_s):
+            return read_contents(self._connection, exactly)
 
     def close(self) -> None:
         """Give back the lease and close; may be called twice."""

@@ -7,7 +7,9 @@ is refused before anything is written. Source: https://sqlite.org/c3ref/set_auth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import apsw
 
@@ -67,6 +69,17 @@ _TELLING_ALONE = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Write:
+    """One access that would write, as the authorizer was asked about it."""
+
+    code: int  # apsw.SQLITE_INSERT, SQLITE_UPDATE or SQLITE_DELETE
+    table: str
+    column: str | None  # of an UPDATE
+    database: str | None
+    inner: str | None  # the trigger or view that asks for it
+
+
 class Guard:
     """Watches the statements of one change; `reason` says why the last one was denied."""
 
@@ -74,6 +87,8 @@ class Guard:
         self._handle = handle
         self._unfollowed = unfollowed
         self._passing = False
+        self._heard: list[Write] | None = None
+        self.own_triggers: set[str] = set()  # triggers of ours: they alone may write the rescue
         self.reason: str | None = None
 
     def arm(self) -> None:
@@ -88,6 +103,16 @@ class Guard:
         """Statements of ours, such as the savepoint around a check, pass."""
         self._passing = passing
 
+    @contextmanager
+    def listening(self) -> Iterator[list[Write]]:
+        """The writes of the statements that are prepared inside of the block; those of our own triggers left out."""
+        heard: list[Write] = []
+        self._heard = heard
+        try:
+            yield heard
+        finally:
+            self._heard = None
+
     def refused(self, *, wrote: bool) -> Refused | None:
         """The error for a statement that was just denied, or None if none was."""
         if self.reason is None:
@@ -100,9 +125,11 @@ class Guard:
             hint="a change writes rows, which can be taken back; do the rest in a migration of your application",
         )
 
-    def _judge(self, code: int, one: str | None, two: str | None, database: str | None, _inner: str | None) -> int:
-        if self._passing or code in _READS or code in _TEMPORARY:
+    def _judge(self, code: int, one: str | None, two: str | None, database: str | None, inner: str | None) -> int:
+        if self._passing or code in _READS or code in _TEMPORARY or inner in self.own_triggers:
             return apsw.SQLITE_OK
+        if self._heard is not None and code in _WRITES:
+            self._heard.append(Write(code, one or "", two, database, inner))
         objection = self._objection(code, one or "", two, database)
         if objection is None:
             return apsw.SQLITE_OK

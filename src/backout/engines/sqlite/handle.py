@@ -5,6 +5,7 @@ Invariant: a file is never created, and a connection has foreign keys ON unless 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, unquote
@@ -18,11 +19,21 @@ from backout.errors import UsageError
 MEMORY = ":memory:"
 
 
+class Connection(apsw.Connection):
+    """A connection that counts what a change or an undo wrote, and not what rescue triggers wrote beside it."""
+
+    aside: Callable[[], int] = staticmethod(lambda: 0)  # rows of the triggers so far
+
+    def total_changes(self) -> int:
+        """Rows written, cascades and the application's triggers included; attempts that were taken back too."""
+        return super().total_changes() - self.aside()
+
+
 @dataclass(frozen=True)
 class Handle:
     """An open connection with what its users need to know of it."""
 
-    connection: apsw.Connection
+    connection: Connection
     name: str  # for messages: the file as the URL names it
     path: Path | None  # None: in memory
     foreign_keys: bool
@@ -71,7 +82,7 @@ def open_handle(settings: Settings) -> Handle:
         )
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if path is None else 0)
     with translated(file, state=UNTOUCHED, lock_timeout_s=settings.lock_timeout_s):
-        connection = apsw.Connection(file if path is None else str(path), flags=flags)
+        connection = Connection(file if path is None else str(path), flags=flags)
         try:
             connection.set_busy_timeout(round(settings.lock_timeout_s * 1000))
             # Outside of a transaction both ways work; this one also works inside, which the undo needs.

@@ -65,6 +65,27 @@ def create_left(connection: apsw.Connection, table: Table, name: str) -> None:
     _create(connection, table, name, [quote_name(column) for column in table.key])
 
 
+def keep_first(connection: apsw.Connection, table: Table, name: str) -> None:
+    """Of several pre-images of one row only the first is how it was: delete the others."""
+    row, key = quote_name(row_column(table)), ", ".join(map(quote_name, table.key))
+    connection.execute(
+        f"DELETE FROM {main_table(name)} WHERE {row} NOT IN (SELECT min({row}) FROM {main_table(name)} GROUP BY {key})"
+    )
+
+
+def rename(connection: apsw.Connection, name: str, wanted: str) -> None:
+    """Give a rescue table another name. In legacy mode a view that is broken already does not stand in the way.
+
+    Source: https://sqlite.org/pragma.html#pragma_legacy_alter_table; nothing refers to a rescue table.
+    """
+    before = connection.config(apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, -1)
+    connection.config(apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, 1)
+    try:
+        connection.execute(f"ALTER TABLE {main_table(name)} RENAME TO {quote_name(wanted)}")
+    finally:
+        connection.config(apsw.SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, before)
+
+
 def _create(connection: apsw.Connection, table: Table, name: str, columns: Sequence[str]) -> None:
     row = quote_name(row_column(table)) + " INTEGER PRIMARY KEY"  # VACUUM keeps it, other than a plain rowid
     connection.execute(f"CREATE TABLE {main_table(name)} ({', '.join([row, *columns])})")

@@ -189,6 +189,10 @@ class SqliteJournal:
                     settled += records.read_runs(connection, "WHERE number = ?", (number,))
         return settled
 
+    def left_behind(self) -> Sequence[str]:
+        """See the protocol: nothing is ever left in the application's schema here."""
+        return ()
+
     def sample(self, record: RunRecord, captured: CapturedTable, limit: int) -> Sequence[RowChange]:
         """Rows of a finished run; none once its rescue was dropped."""
         if record.rescue_dropped_at is not None or record.state is not RunState.COMMITTED:

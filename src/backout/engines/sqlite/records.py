@@ -64,6 +64,20 @@ def write_end(
         connection.execute(_INSERT_TABLE, (*values, columns, entry.captured_by, *rescue))
 
 
+def begin_undone(connection: apsw.Connection, run: int) -> None:
+    """Record that an undo of a run was made: all its tables, those too that are left alone by name.
+
+    Where the run is an undo itself, the effects of the run that it undid are back: that one can be undone again.
+    """
+    if has_journal(connection):
+        connection.execute("UPDATE main.backout_run_table SET undone = 1, left_rescue = NULL WHERE run = ?", (run,))
+        connection.execute(
+            "UPDATE main.backout_run_table SET undone = 0, left_rescue = NULL "
+            "WHERE run = (SELECT undo_of FROM main.backout_run WHERE number = ?)",
+            (run,),
+        )
+
+
 def mark_undone(connection: apsw.Connection, run: int, name: TableName, *, left_rescue: str, undone: bool) -> None:
     """Record how far a table of a run has been undone; a run that is not recorded yet (ghost) has no row."""
     if has_journal(connection):

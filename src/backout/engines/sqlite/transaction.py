@@ -10,10 +10,12 @@ from typing import Any
 import apsw
 
 from backout.engines.sqlite import capture, images, records, undo
-from backout.engines.sqlite.catalogue import is_own, loose_counts, unfollowed_tables
+from backout.engines.sqlite.catalogue import loose_counts, unfollowed_tables
 from backout.engines.sqlite.errors import ROLLED_BACK, UNTOUCHED, seconds, translated
 from backout.engines.sqlite.guard import Guard
 from backout.engines.sqlite.handle import Handle
+from backout.engines.sqlite.intent import foresee
+from backout.engines.sqlite.rescue_triggers import RescueTriggers
 from backout.engines.sqlite.script import SqliteScript
 from backout.engines.sqlite.statements import Parameters, SqliteResult, run, single
 from backout.engines.values import (
@@ -64,9 +66,11 @@ class SqliteTransaction:
         self._counted_from = self._connection.total_changes()
         self._session = apsw.Session(self._connection, "main")
         self._session.config(apsw.SQLITE_SESSION_OBJCONFIG_ROWID, 1)
-        self._session.table_filter(lambda name: not is_own(name))
-        self._session.attach()
         self._guard = Guard(self._handle, unfollowed)
+        self._triggers = RescueTriggers(self._connection, self._guard)
+        self._connection.aside = self._triggers.rows
+        self._triggers.attach(self._session)
+        self._session.attach()
         self._guard.arm()
 
     @contextmanager
@@ -95,7 +99,31 @@ class SqliteTransaction:
         if self._captured:
             raise BackoutError("a statement came after the capture", state=ROLLED_BACK)
         with self._supervised():
-            return run(self._connection, statement, parameters)
+            name = self._chosen(statement, parameters)
+            if name is None:
+                return run(self._connection, statement, parameters, cached=False)
+            with self._triggers.recording(name):
+                return run(self._connection, statement, parameters, cached=False)
+
+    def _chosen(self, statement: str, parameters: Parameters) -> str | None:
+        """The table whose triggers capture this statement, or None for the session; see `rescue_triggers`."""
+        intent = foresee(self._connection, self._guard, statement, parameters)
+        with self._ours():
+            return self._triggers.choose(intent)
+
+    @contextmanager
+    def _ours(self) -> Iterator[None]:
+        """Statements of ours, which may change the schema and whose rows do not count."""
+        if single(self._connection, "PRAGMA schema_version") != self._schema_version:
+            self._triggers.tripwires.append("the schema changed during the run")
+        before = self._connection.total_changes()
+        self._guard.let_own(passing=True)
+        try:
+            yield
+        finally:
+            self._guard.let_own(passing=False)
+        self._discounted += self._connection.total_changes() - before
+        self._schema_version = single(self._connection, "PRAGMA schema_version")
 
     def check(self, query: str, parameters: Parameters = ()) -> SqliteResult:
         """Run an assertion's query in a savepoint that is rolled back."""
@@ -103,7 +131,8 @@ class SqliteTransaction:
             before = self._connection.total_changes()
             self._own("SAVEPOINT backout_check")
             try:
-                return run(self._connection, query, parameters)
+                with self._triggers.passing():
+                    return run(self._connection, query, parameters)
             finally:
                 if self._connection.in_transaction:
                     self._own("ROLLBACK TO backout_check")
@@ -115,6 +144,7 @@ class SqliteTransaction:
         """A part of a script that is taken back when it raises; what failed inside of it is forgotten then."""
         with self._supervised():
             counted, discounted = self._connection.total_changes(), self._discounted
+            followed, version = self._triggers.snapshot(), self._schema_version
             self._own("SAVEPOINT backout_script")
         try:
             yield
@@ -125,6 +155,10 @@ class SqliteTransaction:
             with self._supervised():
                 self._own("ROLLBACK TO backout_script")
                 self._own("RELEASE backout_script")
+                self._schema_version = version
+                unwanted = self._triggers.taken_back(followed)
+                with self._ours():
+                    self._triggers.drop(unwanted)
                 self._discounted = discounted + self._connection.total_changes() - counted
             raise
         with self._supervised():
@@ -158,8 +192,9 @@ class SqliteTransaction:
             tripwires = self._tripwires()
             before = self._connection.total_changes()
             tables, seen = capture.store_images(
-                self._connection, self._session, run, earlier=self._tables, loose=self._loose, keep=keep and not again
-            )
+                self._connection, self._session, self._triggers, run,
+                earlier=self._tables, loose=self._loose, keep=keep and not again,
+            )  # fmt: skip
             self._tables += tables
             self._discounted += self._connection.total_changes() - before
             self._schema_version = single(self._connection, "PRAGMA schema_version")
@@ -199,8 +234,13 @@ class SqliteTransaction:
         with self._supervised():
             self._captured = True
             self._guard.disarm()
+            first = not self._tables
+            with self._ours():
+                self._triggers.hand_over(tuple(self._triggers.logged))
             before = self._connection.total_changes()
-            outcome, written = undo.revert(self._handle, plan, resolution)
+            with self._triggers.undoing([one.table.name.name for one in plan.tables] if first else []):
+                outcome, written = undo.revert(self._handle, plan, resolution)
+            self._triggers.compare(written)
             self._discounted += self._connection.total_changes() - before - written
             self._schema_version = single(self._connection, "PRAGMA schema_version")
             return outcome
@@ -227,10 +267,12 @@ class SqliteTransaction:
         except BackoutError:
             self.rollback()
             raise
+        self._connection.aside = int
         self._session.close()
 
     def rollback(self) -> None:
         """End the transaction; nothing of it stays. Never raises for what the database says."""
+        self._connection.aside = int
         self._guard.disarm()
         self._session.close()
         try:
@@ -240,3 +282,7 @@ class SqliteTransaction:
             # The file is gone or unreadable: whoever opens it next rolls back from the journal file
             # (https://sqlite.org/atomiccommit.html, 4), and closing the connection does so here.
             self._broken = self._broken or DatabaseFailed("the rollback was left to the next connection")
+
+    def left_behind(self) -> Sequence[str]:
+        """See the protocol: a run puts nothing into the application's schema here."""
+        return ()

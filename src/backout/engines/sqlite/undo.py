@@ -13,7 +13,7 @@ import apsw
 
 from backout.engines.sqlite import images, undo_report, undo_rows
 from backout.engines.sqlite.handle import Handle
-from backout.engines.sqlite.records import mark_undone, set_open_conflicts
+from backout.engines.sqlite.records import begin_undone, mark_undone, set_open_conflicts
 from backout.engines.sqlite.statements import main_table, quote_name, single
 from backout.engines.sqlite.undo_apply import Offender, apply
 from backout.engines.sqlite.undo_references import dangling
@@ -39,7 +39,9 @@ def revert(handle: Handle, plan: UndoPlan, resolution: Resolution) -> tuple[Undo
         if resolution.overwrite and resolution.seen != fingerprint:
             notes.append("the conflicts are not those that were seen: look at the list and decide again")
             return _refusal(savepoint, met, fingerprint, notes), 0
-        if _force(connection, met, resolution, notes):
+        if not _allows(resolution, {entry.conflict.number for entry in met}):
+            return _refusal(savepoint, met, fingerprint, notes), 0
+        if _force(connection, met, resolution):
             written = _settle(handle, works)
             left = undo_report.renumbered(undo_report.conflicts(connection, works), met)
         notes.extend(
@@ -55,6 +57,11 @@ def revert(handle: Handle, plan: UndoPlan, resolution: Resolution) -> tuple[Undo
     return UndoOutcome(
         restored, tuple(f.conflict for f in left), HOW, refused=False, fingerprint=fingerprint, notes=tuple(notes)
     ), written
+
+
+def _allows(resolution: Resolution, numbers: set[int]) -> bool:
+    """Whether the undo may go on: each number that is named is in the list, and without `partial` all are named."""
+    return resolution.overwrite <= numbers and (resolution.partial or numbers <= resolution.overwrite)
 
 
 @contextmanager
@@ -144,10 +151,8 @@ def _mark(connection: apsw.Connection, offenders: Sequence[Offender]) -> None:
         )
 
 
-def _force(connection: apsw.Connection, met: Sequence[Found], resolution: Resolution, notes: list[str]) -> bool:
+def _force(connection: apsw.Connection, met: Sequence[Found], resolution: Resolution) -> bool:
     """Give the rows that `overwrite` names something to do; True if there are any. What was applied is taken back."""
-    unknown = sorted(resolution.overwrite - {entry.conflict.number for entry in met})
-    notes.extend(f"there is no conflict {number}" for number in unknown)
     named = [entry for entry in met if entry.conflict.number in resolution.overwrite and _can_be_forced(entry)]
     if named:
         _take_back(connection)
@@ -199,6 +204,7 @@ def _restored(connection: apsw.Connection, works: Sequence[Work]) -> dict[TableN
 def _remember(connection: apsw.Connection, plan: UndoPlan, works: Sequence[Work]) -> None:
     """Write down what is left of each table."""
     open_rows = 0
+    begin_undone(connection, plan.run)
     for work in works:
         captured = work.plan.captured
         count = int(single(connection, f"SELECT count(*) FROM {work.table} WHERE kind IS NOT NULL") or 0)

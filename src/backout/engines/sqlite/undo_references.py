@@ -26,6 +26,9 @@ def dangling(connection: apsw.Connection, works: Sequence[Work]) -> Iterator[Off
         if child is not None and (query := _without_parent(child, key)) is not None:
             for (row,) in fetch(connection, query):
                 yield Offender(child, int(row), "PARENT_GONE", f'no such row in table "{key.parent}"')
+        if child is not None and parent is not None and (query := _given_to_stranger(child, parent, key)) is not None:
+            for (row,) in fetch(connection, query):
+                yield Offender(child, int(row), "PARENT_GONE", f'another row of table "{key.parent}" has its key now')
         if parent is not None and (query := _with_children(parent, key)) is not None:
             for (row,) in fetch(connection, query):
                 yield Offender(parent, int(row), "REFERENCED", f'rows of table "{key.child}" refer to it')
@@ -39,6 +42,29 @@ def _missing(key: ForeignKey, child: Sequence[str]) -> str:
 
 def _without_parent(work: Work, key: ForeignKey) -> str | None:
     """SQL for restored rows of the child table whose reference we put back, and whose parent is not there."""
+    found = _put_back(work, key)
+    return found and f"{found[0]} AND {_missing(key, found[1])}"
+
+
+def _given_to_stranger(work: Work, parent: Work, key: ForeignKey) -> str | None:
+    """SQL for those whose parent the run deleted, and whose parent's key others have used again: a key, but no parent."""
+    found = _put_back(work, key)
+    old = {pair.new: pair.old for pair in (*parent.key, *parent.pairs)}
+    captured = parent.plan.captured
+    if found is None or captured.before_rescue is None or not set(key.parent_columns) <= set(old):
+        return None
+    row = quote_name(images.row_column(captured.table))
+    equal = " AND ".join(
+        f"PB.{quote_name(old[target])} = +{value}" for target, value in zip(key.parent_columns, found[1], strict=True)
+    )
+    return (
+        f"{found[0]} AND EXISTS (SELECT 1 FROM {parent.table} AS PU JOIN {main_table(captured.before_rescue)} AS PB "
+        f"ON PB.{row} = PU.row WHERE PU.kind = 'KEY_REUSED' AND {equal})"
+    )
+
+
+def _put_back(work: Work, key: ForeignKey) -> tuple[str, list[str]] | None:
+    """(SQL for restored rows of the child table whose reference we put back, SQL for the values of that reference)."""
     captured = work.plan.captured
     by_new = {pair.new: pair for pair in (*work.key, *work.pairs)}
     if captured.before_rescue is None or not set(key.columns) <= set(by_new):
@@ -58,8 +84,8 @@ def _without_parent(work: Work, key: ForeignKey) -> str | None:
     else:
         back = "U.action IN ('insert', 'update')"
     return (
-        f"SELECT U.row FROM {work.images} WHERE {back} AND {filled} AND NOT {orphan} "
-        f"AND NOT (U.n AND {unchanged}) AND {_missing(key, values)}"
+        f"SELECT U.row FROM {work.images} WHERE {back} AND {filled} AND NOT {orphan} AND NOT (U.n AND {unchanged})",
+        values,
     )
 
 

@@ -1,0 +1,170 @@
+"""`python -m bench.batches [ROWS] [ROUNDS]`: a backfill in batches against a plain UPDATE and against others' loops.
+
+The forms take turns, each on a freshly loaded table. Ours is `Project.run` with capture, proof and journal of each batch
+at the defaults; "the loop" is what migration tools do: batches of 1,000 by an `ORDER BY id LIMIT` sub-select, with a row
+trigger that keeps two columns in step; "row by row" is an ORM's loop, scaled up from a part of the rows.
+Prints; writes nothing.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from threading import Event, Thread
+from time import perf_counter
+
+import psycopg
+
+from backout import Project
+from backout.engines.postgres.embedded import EmbeddedServer
+from bench.measure import Ratio, medians
+from bench.postgres import Bench
+
+CHANGE = """-- /// change
+-- title = "Backfill"
+-- data = "internal"
+-- ///
+-- @batch referral by=id
+UPDATE referral SET status = 'closed';
+"""
+BATCH = 1_000
+TRIGGER = """
+CREATE OR REPLACE FUNCTION in_step() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.updated_at := now(); RETURN NEW; END $$;
+CREATE OR REPLACE TRIGGER in_step BEFORE UPDATE ON referral FOR EACH ROW EXECUTE FUNCTION in_step()
+"""
+LOOP = f"""
+WITH batch AS (SELECT id FROM referral WHERE id > %s ORDER BY id LIMIT {BATCH} FOR UPDATE),
+     done AS (UPDATE referral t SET status = 'closed' FROM batch WHERE t.id = batch.id RETURNING t.id)
+SELECT max(id) FROM done
+"""
+
+
+def yes(_kind: str, _question: str) -> bool:
+    """Whoever measures has decided."""
+    return True
+
+
+class Batches(Bench):
+    """The forms of a backfill of the whole table."""
+
+    def ready(self) -> None:
+        """Beside the fresh table no run of before."""
+        self.fresh()
+        self.connection.execute("DROP SCHEMA IF EXISTS backout, rescue CASCADE")
+
+    def ready_with_trigger(self) -> None:
+        """For the loop."""
+        self.ready()
+        self.connection.execute(TRIGGER)
+
+    def ours(self) -> None:
+        """In batches, with the way back."""
+        report = self.project.run(self.project.change("backfill"), "bench", ask=yes)
+        self.notes = report.notes
+        self.run = report.identifier
+
+    def undo(self) -> None:
+        """The way back, in batches."""
+        self.project.undo(self.run, "bench", ask=yes)
+
+    def ready_for_undo(self) -> None:
+        """A run that can be undone."""
+        self.ready()
+        self.ours()
+
+    def whole(self) -> None:
+        """All rows in one statement."""
+        self.connection.execute("UPDATE referral SET status = 'closed'")
+
+    def loop(self) -> None:
+        """The usual keyset loop."""
+        last: int | None = 0
+        while last is not None:
+            (last,) = self.connection.execute(LOOP, [last]).fetchone() or (None,)
+
+    def row_by_row(self, rows: int) -> float:
+        """Seconds for so many rows, one statement and one COMMIT for 1,000 of them."""
+        began = perf_counter()
+        for start in range(1, rows, BATCH):
+            with self.connection.transaction():
+                for number in range(start, start + BATCH):
+                    self.connection.execute("UPDATE referral SET status = 'closed' WHERE id = %s", [number])
+        return perf_counter() - began
+
+    @property
+    def project(self) -> Project:
+        """The project of the bench."""
+        return Project.find(self.folder / "backout.toml")
+
+
+def point_reads(url: str, stop: Event, times: list[float]) -> None:
+    """Somebody else's small updates of random rows, as fast as one session can: their latencies, in seconds."""
+    with psycopg.connect(url, autocommit=True) as session:
+        while not stop.is_set():
+            began = perf_counter()
+            session.execute("UPDATE base SET urgent = NOT urgent WHERE id = 1 + floor(random() * 1000)")
+            times.append(perf_counter() - began)
+
+
+def beside(bench: Batches, url: str) -> list[str]:
+    """The latency of others' small updates, alone and beside the backfill."""
+    bench.ready()
+    bench.connection.execute("CREATE INDEX IF NOT EXISTS base_id ON base (id)")
+    lines = []
+    for name in ("alone", "beside"):
+        stop, times = Event(), list[float]()
+        thread = Thread(target=point_reads, args=(url, stop, times))
+        thread.start()
+        if name == "alone":
+            stop.wait(5)
+        else:
+            bench.ours()
+        stop.set()
+        thread.join()
+        lines.append(
+            f"another session's small updates, {name}: p95 {statistics.quantiles(times, n=20)[-1] * 1000:.2f} ms"
+        )
+    return lines
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    with tempfile.TemporaryDirectory() as folder, EmbeddedServer.start(Path(folder) / "server") as server:
+        place = Path(folder) / "project"
+        place.mkdir()
+        bench = Batches(server, place, rows)
+        (place / "changes" / "backfill.sql").write_text(CHANGE)
+        found = medians(
+            {
+                "plain": (bench.ready, bench.whole),
+                "ours": (bench.ready, bench.ours),
+                "loop": (bench.ready_with_trigger, bench.loop),
+                "undo": (bench.ready_for_undo, bench.undo),
+            },
+            rounds,
+        )
+        bench.ready()
+        part = min(rows, 20_000)
+        alone = bench.row_by_row(part) * rows / part
+        print(f"\n{rows:,} rows, {rounds} rounds")
+        for ratio in (
+            Ratio("batches with capture / one plain UPDATE", found["ours"], found["plain"], 2.0),
+            Ratio("batches with capture / the usual loop with a trigger", found["ours"], found["loop"], 0.5),
+            Ratio("batches with capture / row by row", found["ours"], alone, 0.02),
+            Ratio("undo in batches / one plain UPDATE", found["undo"], found["plain"], 3.0),
+        ):
+            print(ratio.row())
+        bench.ready()
+        bench.ours()
+        print("\n".join(bench.notes))
+        print("\n".join(beside(bench, server.url("postgres"))))
+        print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""The verbs with which people say something about a change: submit, approve, reject, object, …, claim, attest.
+
+Not for: deciding what counts (`gates`). Invariant: whatever is printed says who spoke, and whether that is proven by a
+signature or believed of an account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from backout.cli.options import CHANGE, CONFIG, JSON, KEY, PARAM, on_option, verb
+from backout.cli.screen import is_terminal, plain, show_error, show_json, show_text
+from backout.errors import UsageError
+
+if TYPE_CHECKING:
+    from backout.change.model import Change
+    from backout.project import Project
+    from backout.project.statements import Spoken, Statements
+
+WHY = click.option("--why", required=True, metavar="TEXT", help="The reason, for everybody to read.")
+OBJECTION = click.option(
+    "--objection",
+    metavar="ID",
+    help="Which objection, by the beginning of its id; needed only where there are several.",
+)
+
+
+@verb("submit", example="backout submit close-outage-referrals")
+@CHANGE
+@KEY
+@CONFIG
+@JSON
+def submit(change: str, key: Path | None, config: Path | None, *, json_: bool) -> None:
+    """Hand a change in for review, as it is now.
+
+    Whoever submits counts as an author, and cannot approve. After any edit it has to be submitted again.
+    """
+    project = _project(config, key)
+    spoken = project.statements.submit(project.change(change))
+    tell(spoken, "submitted", json_=json_)
+
+
+@verb(
+    "approve",
+    example="backout approve close-outage-referrals --on production --for safety --tick all\n"
+    "backout approve production-41 --emergency\nbackout approve production-41 --undo",
+)
+@click.argument("change", metavar="CHANGE|RUN")
+@on_option(required=False)
+@click.option("--for", "approval", metavar="KIND", help="Which approval. [default: the first that you may give]")
+@click.option("--tick", metavar="N,N|all", help="Questions of the checklist that you answer with yes.")
+@click.option("--emergency", is_flag=True, help="RUN was an emergency: you have reviewed it.")
+@click.option("--undo", is_flag=True, help="RUN may be undone over what others wrote since.")
+@PARAM
+@KEY
+@CONFIG
+@JSON
+def approve(
+    change: str, on: str | None, approval: str | None, tick: str | None, param: Mapping[str, str], key: Path | None,
+    config: Path | None, *, emergency: bool, undo: bool, json_: bool,
+) -> None:  # fmt: skip
+    """Approve a change for an environment, with every question of the checklist answered.
+
+    The change's documents must be complete. Authors cannot approve; two approvals are two people.
+    """
+    project = _project(config, key)
+    if emergency and undo:
+        raise UsageError("either --emergency or --undo, not both", hint="they are two statements")
+    if emergency or undo:
+        run, where, subject = project.about_run(change, on)
+        say = project.statements.review if emergency else project.statements.approve_undo
+        tell(say(run, subject, where), f"approved {run}", json_=json_)
+        return
+    on = on or _usual(project)
+    found = project.change(change)
+    kind = project.statements.approval_of(found, on, approval)
+    ticked = _ticked(kind, tick)
+    spoken = project.approve(found, on, kind, ticked=ticked, parameters=param)
+    tell(spoken, f"approved for {kind}", json_=json_)
+
+
+@verb("reject", example='backout reject close-outage-referrals --on production --why "it also closes paid ones"')
+@CHANGE
+@on_option(required=False)
+@WHY
+@KEY
+@CONFIG
+@JSON
+def reject(change: str, on: str | None, why: str, key: Path | None, config: Path | None, *, json_: bool) -> None:
+    """Say no to a change; it stands until you approve."""
+    _say(change, on, key, config, "rejected", lambda one, what, where: one.reject(what, where, why), json_=json_)
+
+
+@verb("object", example='backout object close-outage-referrals --on production --why "month-end closing runs"')
+@CHANGE
+@on_option(required=False)
+@WHY
+@KEY
+@CONFIG
+@JSON
+def object_(change: str, on: str | None, why: str, key: Path | None, config: Path | None, *, json_: bool) -> None:
+    """Stop a change that was announced, until you withdraw or are overruled."""
+    _say(change, on, key, config, "objected", lambda one, what, where: one.object(what, where, why), json_=json_)
+
+
+@verb("withdraw", example="backout withdraw close-outage-referrals --on production")
+@CHANGE
+@on_option(required=False)
+@OBJECTION
+@KEY
+@CONFIG
+@JSON
+def withdraw(
+    change: str, on: str | None, objection: str | None, key: Path | None, config: Path | None, *, json_: bool
+) -> None:
+    """Take your own objection back."""
+    _say(
+        change, on, key, config, "withdrew the objection",
+        lambda one, what, where: one.withdraw(what, where, objection), json_=json_,
+    )  # fmt: skip
+
+
+@verb("overrule", example='backout overrule close-outage-referrals --on production --why "closing is done"')
+@CHANGE
+@on_option(required=False)
+@OBJECTION
+@WHY
+@KEY
+@CONFIG
+@JSON
+def overrule(
+    change: str, on: str | None, objection: str | None, why: str, key: Path | None, config: Path | None, *, json_: bool
+) -> None:  # fmt: skip
+    """Overrule somebody's objection, if the policy names you for that."""
+    _say(
+        change, on, key, config, "overruled the objection",
+        lambda one, what, where: one.overrule(what, where, why, objection), json_=json_,
+    )  # fmt: skip
+
+
+@verb("consent", example="backout consent close-outage-referrals --on production")
+@CHANGE
+@on_option(required=False)
+@KEY
+@CONFIG
+@JSON
+def consent(change: str, on: str | None, key: Path | None, config: Path | None, *, json_: bool) -> None:
+    """Consent, as the product owner who asked for it."""
+    _say(change, on, key, config, "consented", lambda one, what, where: one.consent(what, where), json_=json_)
+
+
+@verb("claim", example="backout claim close-outage-referrals --on production")
+@CHANGE
+@on_option(required=False)
+@click.option("--take-over", is_flag=True, help="Relieve whoever is on it; needs --why.")
+@click.option("--why", default="", metavar="TEXT", help="The reason, for everybody to read.")
+@KEY
+@CONFIG
+@JSON
+def claim(
+    change: str, on: str | None, why: str, key: Path | None, config: Path | None, *, take_over: bool, json_: bool
+) -> None:
+    """Say that you are on a change, so that nobody else begins."""
+    _say(
+        change, on, key, config, "claimed",
+        lambda one, what, where: one.claim(what, where, why, take_over=take_over), json_=json_,
+    )  # fmt: skip
+
+
+@verb("release", example="backout release close-outage-referrals --on production")
+@CHANGE
+@on_option(required=False)
+@KEY
+@CONFIG
+@JSON
+def release(change: str, on: str | None, key: Path | None, config: Path | None, *, json_: bool) -> None:
+    """Say that you are not on it any more."""
+    _say(change, on, key, config, "released", lambda one, what, where: one.release(what, where), json_=json_)
+
+
+@verb("attest", example='backout attest production-41 --saw "the referral list shows them as closed"')
+@click.argument("run", metavar="RUN")
+@on_option(required=False)
+@click.option("--saw", required=True, metavar="TEXT", help="What you saw in the application.")
+@KEY
+@CONFIG
+@JSON
+def attest(run: str, on: str | None, saw: str, key: Path | None, config: Path | None, *, json_: bool) -> None:
+    """Say what you saw in the application after a run."""
+    project = _project(config, key)
+    identifier, where, subject = project.about_run(run, on)
+    tell(project.statements.attest(identifier, subject, where, saw), f"attested {identifier}", json_=json_)
+
+
+def _say(
+    change: str, on: str | None, key: Path | None, config: Path | None, done: str,
+    say: Callable[[Statements, Change, str], Spoken], *, json_: bool,
+) -> None:  # fmt: skip
+    project = _project(config, key)
+    tell(say(project.statements, project.change(change), on or _usual(project)), done, json_=json_)
+
+
+def _project(config: Path | None, key: Path | None) -> Project:
+    from backout.project import Project
+
+    return Project.find(config, key=key)
+
+
+def _usual(project: Project) -> str:
+    """The environment that is meant where none is named: the one that asks for people."""
+    names = [name for name, one in project.config.environments.items() if one.policy.needs_people]
+    if len(names) == 1:
+        return names[0]
+    known = names or list(project.config.environments)
+    raise UsageError("where? --on is missing", hint=f"--on ENVIRONMENT; known are: {', '.join(known)}")
+
+
+def tell(spoken: Spoken, done: str, *, json_: bool) -> None:
+    """Print a statement that was made."""
+    statement = spoken.statement
+    if json_:
+        from backout.project.people_json import spoken_as_json
+
+        show_json(spoken_as_json(spoken))
+        return
+    where = f" for {statement.environment}" if statement.environment else ""
+    proof = "signed" if spoken.signed.signature else "unsigned: the account's name is believed"
+    lines = [f"{done}: {statement.change} {statement.digest[:16]}{where}", f"by {spoken.person} ({proof})"]
+    lines.append(f"entry {spoken.position} of the ledger")
+    on = f" --on {statement.environment}" if statement.environment else ""
+    lines.append(f"next: backout status {statement.change}{on}")
+    show_text("\n".join(map(plain, lines)))
+
+
+def _ticked(kind: str, tick: str | None) -> Sequence[str]:
+    """The questions that are answered with yes; at a terminal each is asked."""
+    from backout.cli.conversation import Conversation
+    from backout.gates.checklist import checklist
+
+    questions = checklist(kind)
+    if tick == "all":
+        return questions
+    if tick is not None:
+        numbers = [one.strip() for one in tick.split(",")]
+        if not all(one.isdigit() and 1 <= int(one) <= len(questions) for one in numbers):
+            raise UsageError(f"--tick takes numbers from 1 to {len(questions)}, or all", hint=_listed(questions))
+        return [questions[int(one) - 1] for one in numbers]
+    if not is_terminal():
+        raise UsageError(
+            "the checklist is not answered", hint=f"--tick all, once all of it is so:\n{_listed(questions)}"
+        )
+    talk = Conversation(yes=False)
+    show_error(f"{kind}:")
+    return [one for one in questions if talk.confirm(one)]
+
+
+def _listed(questions: Sequence[str]) -> str:
+    return "\n".join(f"  {number}. {one}" for number, one in enumerate(questions, start=1))

@@ -1,0 +1,248 @@
+"""What a run in batches is, as values, and what an engine promises about it.
+
+A batch is the rows of one table whose key lies in `(after, upto]`, and a transaction of its own. The journal has a row
+for each, written in that transaction: a batch is committed with it or not at all. Only `runs/supervise.py` commits.
+
+Keys are tuples of texts, as the database prints the values of the key's columns; None: before the first row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, Protocol, cast
+
+from backout.engines.protocol import Database
+from backout.engines.values import (
+    Capture,
+    CapturedTable,
+    Counts,
+    Missing,
+    Resolution,
+    RunState,
+    Table,
+    UndoOutcome,
+    UndoPlan,
+)
+from backout.errors import Refused
+
+Key = tuple[str, ...]
+
+
+class Wanted(Enum):
+    """What people have told a run in batches to do; it does so after the batch at hand."""
+
+    GO_ON = "go on"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True)
+class Keyset:
+    """A table and the key by which a run goes through it; computed once, at the start."""
+
+    table: Table
+    by: tuple[str, ...]
+    upper: Key | None  # the greatest key at the start, where the run ends; None: there was no row
+    estimated_rows: int
+    after_columns: tuple[str, ...]  # the only columns that the statement can change; all, where that is not certain
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """One committed batch."""
+
+    number: int  # from 1
+    after: Key | None
+    upto: Key
+    looked_at: int  # keys between the bounds when they were found
+    counts: Counts
+    seconds: float
+    committed_at: datetime | None = None
+    undoes: int | None = None  # of an undo: the batch of the original run
+    undone_by: int | None = None  # the run that undid it
+    left_rescue: str | None = None  # keys of the rows that this undo has left
+    open_conflicts: int = 0
+
+
+@dataclass(frozen=True)
+class Batched:
+    """A run in batches, as the journal has it."""
+
+    run: int
+    keyset: Keyset
+    before_rescue: str
+    after_rescue: str
+    parameters: str  # fingerprint of the parameters' values: a run is resumed with the same
+    fence: int  # of who holds it; whoever takes it over has the next number
+    wanted: Wanted
+    finished: bool  # went through to the end
+    cancelled: bool
+    batches: int = 0
+    last: Key | None = None
+    looked_at: int = 0
+    counts: Counts = field(default_factory=Counts)
+    undone: int = 0  # of the batches
+    open_conflicts: int = 0
+    pause_reason: str | None = None
+
+    @property
+    def captured(self) -> CapturedTable:
+        """The table as all batches together have changed it."""
+        made, gone = self.counts.inserted + self.counts.updated, self.counts.updated + self.counts.deleted
+        return CapturedTable(
+            self.keyset.table, self.counts, gone, made, self.keyset.after_columns, "two snapshots, in batches",
+            self.before_rescue if gone else None, self.after_rescue if made else None,
+            undone=bool(self.batches) and self.undone == self.batches and not self.open_conflicts,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pressure:
+    """One thing that a run in batches gives way to, as it was read just now; `value` beyond `limit` makes it wait."""
+
+    name: str  # "replica lag", "waiting sessions", …
+    value: float
+    limit: float
+    unit: str
+
+    @property
+    def too_much(self) -> bool:
+        """Whether to wait."""
+        return self.value > self.limit
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.name}: {self.value:g}{unit}, and {self.limit:g}{unit} is the limit"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run in batches gives way to. Durations in seconds."""
+
+    row_locks_s: float = 0.1  # how long a batch should hold its locks
+    replica_lag_s: float = 5.0
+    waiting_sessions: int = 0  # how many may wait for a lock of ours when a batch ends
+    long_transaction_s: float = 3600.0  # the oldest transaction of another session
+    flag_file: str | None = None  # wait as long as this file is there
+
+
+class Batch(Protocol):
+    """One batch in its open transaction."""
+
+    @property
+    def after(self) -> Key | None: ...
+
+    @property
+    def upto(self) -> Key: ...
+
+    @property
+    def looked_at(self) -> int: ...
+
+    def execute(self, statement: str, parameters: Sequence[Any]) -> int:
+        """Run the statement on the rows of the batch, under the environment's role; rows in its command tag."""
+
+    def revert(self, plan: UndoPlan, resolution: Resolution) -> UndoOutcome:
+        """Put rows back; see `engines.protocol.Transaction.revert`."""
+
+    def capture(self) -> Capture:
+        """The images of the batch's rows, put into the run's rescue. Anything outside of the batch is a tripwire."""
+
+    def differing(self) -> int:
+        """Rows in which the images of the batch differ, where whole images were kept; behind `capture`."""
+
+    def waiting(self) -> int:
+        """How many sessions wait for a lock of this batch at this moment."""
+
+    def within(self, reference: str, after: Key | None, upto: Key) -> str:
+        """SQL: the rows of the table, said with `reference`, whose key lies between these bounds."""
+
+    def record(self, record: BatchRecord) -> None:
+        """The batch's row of the journal, in its transaction. Raises Interrupted where somebody else has the run now."""
+
+    def commit(self) -> None:
+        """See `engines.protocol.Transaction.commit`."""
+
+    def rollback(self) -> None:
+        """Never raises."""
+
+
+class Batches(Protocol):
+    """What goes through one table in batches; owns its sessions."""
+
+    def survey(
+        self, schema: str | None, name: str, by: Sequence[str], columns: Sequence[str], *, update_only: bool
+    ) -> Keyset:
+        """The key's bounds, and that the table is fit for batches; Refused with the reason where it is not."""
+
+    def ghost(self, keyset: Keyset) -> None:
+        """From now on nothing is kept: the rescue tables are made in each batch's transaction."""
+
+    def keep(self, run: int, keyset: Keyset, parameters: str) -> Batched:
+        """Make the rescue tables, and register the run in the journal; both are committed."""
+
+    def prepare_undo(self, original: Batched) -> None:
+        """Have the images of single batches found quickly."""
+
+    def take_over(self, run: int) -> Batched:
+        """Take a run that nobody is on any more: its next fencing number; whoever had it can commit no batch from now on."""
+
+    def begin(self, keyset: Keyset, number: int, after: Key | None, size: int) -> Batch | None:
+        """Begin the next batch, of about `size` keys; None where there are no more."""
+
+    def begin_between(self, keyset: Keyset, number: int, after: Key | None, upto: Key) -> Batch:
+        """Begin a batch with bounds that are known."""
+
+    def pressures(self, limits: Limits) -> Sequence[Pressure]:
+        """What is to be given way to, read anew. Raises BackoutError where something cannot be read."""
+
+    def close(self) -> None:
+        """End the sessions."""
+
+
+class BatchJournal(Protocol):
+    """The journal's part about runs in batches. Every method commits what it writes."""
+
+    def batched(self, run: int) -> Batched | None:
+        """None: the run was one transaction, or there is no such run."""
+
+    def batches(self, run: int) -> Sequence[BatchRecord]:
+        """Its committed batches, in order."""
+
+    def wanted(self, run: int) -> Wanted:
+        """What people have told the run."""
+
+    def tell(self, run: int, wanted: Wanted) -> None:
+        """Say what a run should do after the batch at hand."""
+
+    def note_pause(self, run: int, pressure: Pressure | None) -> None:
+        """A run waits, for this reason; None: it goes on."""
+
+    def pauses(self, run: int) -> Sequence[tuple[str, float | None, float | None, datetime, datetime | None]]:
+        """(reason, value, limit, from, until) of each."""
+
+    def end(self, run: int, state: RunState, report: Mapping[str, Any], *, finished: bool, cancelled: bool) -> None:
+        """How a run ended, for now or for good, and that nobody is on it any more.
+
+        Its rescue stays, unless it has committed no batch.
+        """
+
+
+class BatchingDatabase(Database, Protocol):
+    """A database whose capability `batches` is true."""
+
+    @property
+    def batch_journal(self) -> BatchJournal: ...
+
+    def batches(self) -> Batches:
+        """Open the sessions for a run in batches."""
+
+
+def in_batches(database: Database) -> BatchingDatabase:
+    """The database as one that can run in batches; Refused with its reason where it cannot."""
+    able = database.capabilities.batches
+    if isinstance(able, Missing):
+        raise Refused("batches", f"this database cannot run a change in batches: {able.why}", hint="take out @batch")
+    return cast("BatchingDatabase", database)

@@ -1,0 +1,68 @@
+"""Which rights the account has, by its own grants; and which of those that backout needs are missing.
+
+Source: manual, "GRANT" and "SHOW GRANTS". Rights that come from a default role are not in SHOW GRANTS of the account
+itself, but in that of the role, which is followed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from backout.engines.mariadb.names import quoted
+from backout.engines.mariadb.session import Session
+
+#: On the journal's and the rescue's databases.
+_OWN = ("SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "INDEX", "ALTER")
+#: On the data: to read it, and to see what writes to it can set off.
+_DATA = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRIGGER", "SHOW VIEW", "CREATE TEMPORARY TABLES")
+
+_GRANT = re.compile(r"GRANT (?P<rights>.+?) ON (?P<where>(?:`(?:[^`]|``)*`|\*)\.(?:`(?:[^`]|``)*`|\*)) TO ")
+_ROLE = re.compile(r"GRANT (`(?:[^`]|``)*`) TO ")
+
+
+def has_right(session: Session, right: str, database: str | None = None) -> bool:
+    """Whether the account has a right on everything, or on all of a database."""
+    for rights, where in _grants(session):
+        scope = where.rpartition(".")[0].strip("`").replace("``", "`").replace("\\_", "_").replace("\\%", "%")
+        fits = where == "*.*" or (where.endswith(".*") and database is not None and _like(scope, database))
+        if fits and (right in rights or "ALL PRIVILEGES" in rights):
+            return True
+    return False
+
+
+def _like(pattern: str, name: str) -> bool:
+    return pattern == name or (pattern.endswith("%") and name.startswith(pattern[:-1]))
+
+
+def _grants(session: Session) -> Iterator[tuple[set[str], str]]:
+    waiting, seen = ["CURRENT_USER()"], set()
+    while waiting:
+        who = waiting.pop()
+        if who in seen:
+            continue
+        seen.add(who)
+        for (text,) in session.rows(f"SHOW GRANTS FOR {who}"):
+            match = _GRANT.match(text)
+            if match:
+                rights = re.sub(r"\([^)]*\)", "", match["rights"])
+                yield {right.strip() for right in rights.split(",")}, match["where"]
+            elif role := _ROLE.match(text):
+                waiting.append(role[1])
+
+
+def missing_rights(session: Session, database: str, rescue: str) -> list[str]:
+    """The GRANT statements that an administrator must run; empty: nothing is missing."""
+    account = "@".join(quoted(part) for part in str(session.value("SELECT CURRENT_USER()")).rsplit("@", 1))
+    missing = []
+    if not has_right(session, "PROCESS"):
+        missing.append(f"GRANT PROCESS ON *.* TO {account};")
+    missing += [
+        f"GRANT ALL ON {quoted(name)}.* TO {account};"
+        for name in ("backout", rescue)
+        if not all(has_right(session, right, name) for right in _OWN)
+    ]
+    lacking = [right for right in _DATA if not has_right(session, right, database)]
+    if lacking:
+        missing.append(f"GRANT {', '.join(lacking)} ON {quoted(database)}.* TO {account};")
+    return missing

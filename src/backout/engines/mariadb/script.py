@@ -1,0 +1,87 @@
+"""The `db` that a Python change is given: the supervised session, seen through a guard.
+
+Twin: `engines/postgres/script.py`, which offers the same and SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+from backout.engines.mariadb.session import Answer, Parameters
+from backout.errors import Refused
+
+
+@dataclass
+class Rows:
+    """The answer to one statement of a script, in the manner of a DB-API cursor; all rows are here already."""
+
+    result: Answer
+    _left: Iterator[tuple[Any, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._left = iter(self.result.rows)
+
+    @property
+    def rows(self) -> Sequence[tuple[Any, ...]]:
+        """All rows, fetched or not."""
+        return self.result.rows
+
+    @property
+    def rowcount(self) -> int:
+        """Rows that were written, those that matched included; of a query, rows that were found."""
+        return len(self.result.rows) if self.result.columns else self.result.affected
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        """Return the next row, or None after the last."""
+        return next(self._left, None)
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """Return the rows that are left."""
+        return list(self._left)
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return self._left
+
+
+class Supervised(Protocol):
+    """What a script needs of the transaction."""
+
+    def execute(self, statement: str, parameters: Parameters = ()) -> Answer: ...
+
+    def savepoint(self) -> AbstractContextManager[None]: ...
+
+
+class MariaScript:
+    """What `apply(db)` gets. Parameters are `%s`, `%(name)s`, `?` or `:name`; values never become part of the text."""
+
+    def __init__(self, transaction: Supervised, guard: Callable[[str], None]) -> None:
+        self._transaction, self._guard = transaction, guard
+        self.mode = "real"  # "ghost" in a ghost run
+
+    def execute(self, statement: str, parameters: Parameters = ()) -> Rows:
+        """Run one statement; returns a cursor (`fetchone`, `fetchall`, iteration, `rowcount`)."""
+        self._guard(statement)
+        return Rows(self._transaction.execute(statement, parameters))
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        """A part that is taken back when it raises."""
+        return self._transaction.savepoint()
+
+    def sqlalchemy(self) -> Any:
+        """Always raises Refused: what SQLAlchemy's driver sends could not be read beforehand in every case."""
+        raise Refused(
+            "capability",
+            "db.sqlalchemy() is not available on MariaDB",
+            hint='use db.execute("…", parameters); compile a statement with str(statement.compile(…))',
+        )
+
+    def commit(self) -> NoReturn:
+        """Always refused: the run commits when everything is proven."""
+        raise Refused("script", "a change may not commit: the run does, when all is captured and proven", hint=None)
+
+    def rollback(self) -> NoReturn:
+        """Always refused: raise an exception instead."""
+        raise Refused("script", "a change may not roll back: raise an exception, and the run does", hint=None)

@@ -1,0 +1,123 @@
+"""The images of one batch: the two-snapshot diff of `capture.py`, limited to the batch's keys, appended to the rescue.
+
+What is read is found by the key's index, never by a scan of the table. The other session sees the rows as they were until
+COMMIT; its pre-images go through a pipe into the run's own transaction, so that both images and the change are one atom.
+
+A row outside of the batch's keys is not looked at. So the counts must explain *every* write here: as many pre-images as
+counted updates and deletes, as many post-images as counted inserts and updates. Each image takes at least one counted
+write; where both numbers are equal, each write left exactly its images, and all of them lie within the bounds.
+
+Not for: judging them (`recovery/proof.py`). Of a batch nothing less than an exact proof is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backout.engines.postgres.capture import Marks
+from backout.engines.postgres.images import XID_SPAN, batch_column, columns_named, ours, stored
+from backout.engines.postgres.names import comma, qualified, quoted
+from backout.engines.postgres.session import Session, pipe
+from backout.engines.values import Column, Counts, Table, TableName
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where the images of a batch are read, and where they go."""
+
+    table: Table
+    after_columns: tuple[str, ...]
+    within: str  # SQL: the rows `t` whose key lies within the bounds
+    number: int
+    before: TableName
+    after: TableName
+
+    @property
+    def doing(self) -> str:
+        """What goes on, for an error's text."""
+        return f'read the images of table "{self.table.name}"'
+
+    @property
+    def kept_after(self) -> tuple[Column, ...]:
+        """The columns of a post-image."""
+        return columns_named(self.table, (*self.table.key, *self.after_columns))
+
+    def make(self) -> str:
+        """The statements that make both rescue tables."""
+        batch, source = quoted(batch_column(self.table)), f"ONLY {qualified(self.table.name)} AS t"
+        return "; ".join(
+            f"CREATE TABLE {qualified(place)} AS SELECT NULL::integer AS {batch}, "
+            f"{comma(f'{stored(one, chr(116))} AS {quoted(one.name)}' for one in columns)} FROM {source} WITH NO DATA"
+            for place, columns in ((self.before, self.table.restorable), (self.after, self.kept_after))
+        )
+
+    def select(self, columns: tuple[Column, ...], condition: str) -> str:
+        """The images of the rows for which the condition holds, as rows of a rescue table."""
+        return (
+            f"SELECT {self.number}::integer, {comma(stored(one, 't') for one in columns)} "
+            f"FROM ONLY {qualified(self.table.name)} AS t WHERE {self.within} AND ({condition})"
+        )
+
+
+def capture_batch(main: Session, aux: Session, images: Images, counted: Counts, marks: Marks) -> tuple[int, int]:
+    """Append both images to the rescue; how many of each there are. The caller judges whether they are all."""
+    wanted_before, wanted_after = counted.updated + counted.deleted, counted.inserted + counted.updated
+    main.run("SAVEPOINT backout_images")
+    before, after, exact = _quick(main, aux, images, marks, wanted_after)
+    if not exact or (before, after) != (wanted_before, wanted_after):
+        main.run("ROLLBACK TO SAVEPOINT backout_images")
+        before, after = _general(main, aux, images, marks)
+    return before, after
+
+
+def _quick(main: Session, aux: Session, images: Images, marks: Marks, wanted_after: int) -> tuple[int, int, bool]:
+    """(pre-images, post-images, whether the counts may be believed) by the ids that we know; see `capture.py`, `_quick`."""
+    ids = " OR ".join(f"{{0}} = '{one}'::xid" for one in (marks.xid % XID_SPAN, *marks.savepoints))
+    made, gone = ids.format("t.xmin"), ids.format("t.xmax")
+    after = _post_images(main, images, made)
+    if after != wanted_after or main.value(_still_there(images, gone)):
+        return 0, after, False
+    return _pre_images(aux, main, images, gone), after, True
+
+
+def _post_images(main: Session, images: Images, condition: str) -> int:
+    text = f"INSERT INTO {qualified(images.after)} {images.select(images.kept_after, condition)}"
+    return main.run(text, doing=images.doing).affected
+
+
+def _pre_images(aux: Session, main: Session, images: Images, condition: str) -> int:
+    """From the session that sees them into the run's own; how many came."""
+    rows = images.select(images.table.restorable, condition)
+    return pipe(aux, f"COPY ({rows}) TO STDOUT", main, f"COPY {qualified(images.before)} FROM STDIN")
+
+
+def _still_there(images: Images, gone: str) -> str:
+    """Has the run's own session a row that is marked with an id of ours? Then it was only locked."""
+    return f"SELECT EXISTS (SELECT FROM ONLY {qualified(images.table.name)} AS t WHERE {images.within} AND ({gone}))"
+
+
+def _general(main: Session, aux: Session, images: Images, marks: Marks) -> tuple[int, int]:
+    """Exact under savepoints, shared locks and concurrent writers, in four readings; see `capture.py`, `_general`."""
+    source = f"ONLY {qualified(images.table.name)} AS t"
+    raw = marks.xid % XID_SPAN
+    maybe_ours = (
+        f"t.xmax <> '0'::xid AND (pg_catalog.age(t.xmax) BETWEEN 0 AND pg_catalog.age('{raw}'::xid) OR "
+        f"pg_catalog.mxid_age(t.xmax) BETWEEN 0 AND pg_catalog.mxid_age('{marks.multixact % XID_SPAN}'::xid))"
+    )
+    for session in (aux, main):
+        session.run("DROP TABLE IF EXISTS pg_temp.backout_candidate, pg_temp.backout_not_ours")
+    aux.run(
+        "CREATE TEMP TABLE backout_candidate ON COMMIT DROP AS "
+        f"SELECT t.ctid AS place, t.xmin AS made_by FROM {source} WHERE {images.within} AND {maybe_ours}"
+    )
+    aux.run("CREATE TEMP TABLE backout_not_ours (place tid) ON COMMIT DROP")
+    main.run("CREATE TEMP TABLE backout_candidate (place tid, made_by xid) ON COMMIT DROP")
+    pipe(aux, "COPY pg_temp.backout_candidate TO STDOUT", main, "COPY pg_temp.backout_candidate FROM STDIN")
+    not_ours = f"SELECT c.place FROM pg_temp.backout_candidate c JOIN {source} ON t.ctid = c.place"
+    pipe(main, f"COPY ({not_ours}) TO STDOUT", aux, "COPY pg_temp.backout_not_ours FROM STDIN")
+    before = _pre_images(
+        aux, main, images,
+        "EXISTS (SELECT FROM pg_temp.backout_candidate c WHERE c.place = t.ctid AND c.made_by = t.xmin) "
+        "AND NOT EXISTS (SELECT FROM pg_temp.backout_not_ours n WHERE n.place = t.ctid)",
+    )  # fmt: skip
+    return before, _post_images(main, images, ours("t", marks.xid, marks.next_xid))

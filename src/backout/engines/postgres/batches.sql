@@ -1,0 +1,54 @@
+-- name: batch_index
+-- Is there an index by which rows are found in the order of these columns ($2) of the table ($1)? A B-tree that begins with
+-- them, valid and over every row, all ascending or all descending (indoption 0 or 3: the order in which NULLs would stand
+-- must be that of ORDER BY too), with each type's own operators and each column's own collation.
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_index i
+      JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_am m ON m.oid = c.relam
+     WHERE i.indrelid = $1::oid AND m.amname = 'btree' AND i.indisvalid AND i.indisready AND i.indpred IS NULL
+       AND i.indnkeyatts >= cardinality($2::text[])
+       AND (SELECT bool_and(a.attname = w.name AND o.opcdefault AND i.indcollation[w.place - 1] = a.attcollation)
+              FROM unnest($2::text[]) WITH ORDINALITY w(name, place)
+              LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[w.place - 1]
+              LEFT JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[w.place - 1])
+       AND (SELECT count(DISTINCT i.indoption[p]) = 1 AND min(i.indoption[p]) IN (0, 3)
+              FROM generate_series(0, cardinality($2::text[]) - 1) p))
+
+-- name: batch_columns
+-- Of the columns ($2) of the table ($1): whether each is there, NOT NULL, and of a built-in type.
+SELECT w.name, a.attname IS NOT NULL, coalesce(a.attnotnull, false),
+       coalesce(t.typnamespace = 'pg_catalog'::regnamespace OR t.typtype = 'e', false)
+  FROM unnest($2::text[]) WITH ORDINALITY w(name, place)
+  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = $1::oid AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped
+  LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+ ORDER BY w.place
+
+-- name: batch_table
+-- Its kind, whether rows of it can be in other tables, and the planner's estimate of its rows.
+SELECT c.relkind::text, c.relhassubclass, greatest(c.reltuples, 0)::bigint
+  FROM pg_catalog.pg_class c WHERE c.oid = $1::oid
+
+-- name: waiting_for_us
+-- Sessions that wait for a lock of the backends $1. From pg_locks, which everybody may see.
+SELECT count(DISTINCT l.pid) FROM pg_catalog.pg_locks l
+ WHERE NOT l.granted AND l.pid <> ALL ($1::int[]) AND pg_catalog.pg_blocking_pids(l.pid) && $1::int[]
+
+-- name: oldest_transaction
+-- Seconds since the oldest open transaction of another session of this database began, and whether this role may see that
+-- of others (manual 28.2.3: only with pg_read_all_stats).
+SELECT coalesce(extract(epoch FROM max(pg_catalog.clock_timestamp() - a.xact_start)), 0)::float8,
+       pg_catalog.pg_has_role(session_user, 'pg_read_all_stats', 'MEMBER')
+  FROM pg_catalog.pg_stat_activity a
+ WHERE a.datname = current_database() AND a.pid <> ALL ($1::int[]) AND a.backend_type = 'client backend'
+
+-- name: replica_lag
+-- (replicas, those whose lag this role may not see, the greatest lag in seconds). A replica that has replayed all shows the
+-- last lag for a while, then NULL (manual 28.2.4): where it stands decides. One that says nothing any more, though asked
+-- every 10 s at the most (wal_receiver_status_interval), lags since its last word. Without pg_monitor the columns are NULL.
+SELECT count(*), count(*) FILTER (WHERE r.state IS NULL),
+       coalesce(max(CASE WHEN r.replay_lsn >= pg_catalog.pg_current_wal_flush_lsn() THEN 0
+                         ELSE greatest(extract(epoch FROM r.replay_lag),
+                              CASE WHEN pg_catalog.clock_timestamp() - r.reply_time > interval '15 seconds'
+                                   THEN extract(epoch FROM pg_catalog.clock_timestamp() - r.reply_time) END, 0) END),
+                0)::float8
+  FROM pg_catalog.pg_stat_replication r

@@ -1,0 +1,59 @@
+"""What an emergency may skip, and what it owes afterwards.
+
+It skips people and time. It never skips what keeps the data safe, nor who it is, nor the ledger's own soundness. Before
+the next ordinary run there, two people other than its operator have reviewed it.
+
+Not for: the guards of the database (stamp, primary, role, capture, proof), which know of no emergency.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from backout.gates.evidence import Evidence, PastRun, Verdict
+from backout.gates.policy import REVIEWERS_OF_AN_EMERGENCY, Policy
+
+#: Gates that an emergency does not wait for.
+SKIPPED = frozenset(
+    {"author", "approvals", "consent", "announcement", "objections", "window", "ladder", "review", "undo"}
+)
+
+
+def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa: ARG001  as every gate
+    """Satisfied where the policy knows emergencies at all, and this one says why."""
+    if evidence.emergency is None:
+        return Verdict("emergency", satisfied=True, text="this is no emergency")
+    if not policy.emergency:
+        return Verdict(
+            "emergency", satisfied=False, text=f"{evidence.environment} knows no emergency",
+            hint='its policy must name who may: emergency = ["…"]',
+        )  # fmt: skip
+    if len(set(evidence.emergency.split())) < 3:  # a reason that is read at the review has a few words
+        return Verdict("emergency", satisfied=False, text="the emergency has no reason", hint='say it: --why "…"')
+    return Verdict("emergency", satisfied=True, text=f"emergency: {evidence.emergency}")
+
+
+def judge_reviews(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa: ARG001  as every gate
+    """Satisfied where every emergency of the past was reviewed by two people who did not run it."""
+    for run in evidence.runs:
+        if run.emergency is None or run.outcome not in ("committed", "unknown"):
+            continue
+        reviewers = reviewers_of(run, evidence)
+        if len(reviewers) < REVIEWERS_OF_AN_EMERGENCY:
+            by = f" (so far: {', '.join(reviewers)})" if reviewers else ""
+            return Verdict(
+                "review", satisfied=False,
+                text=f"emergency run {run.identifier} owes a review by {REVIEWERS_OF_AN_EMERGENCY} people{by}",
+                hint=f"backout approve {run.identifier} --emergency", who=f"anybody but {run.person}",
+            )  # fmt: skip
+    return Verdict("review", satisfied=True, text="no emergency waits for its review")
+
+
+def reviewers_of(run: PastRun, evidence: Evidence) -> list[str]:
+    """Who reviewed this emergency: people, with keys, of their own."""
+    reviewers: dict[str, str | None] = {}
+    for one in evidence.reviews:
+        shares_key = one.key is not None and one.key in reviewers.values()
+        if one.detail("run") == run.identifier and one.person != run.person and not shares_key:
+            reviewers.setdefault(one.person, one.key)
+    return sorted(reviewers)

@@ -1,0 +1,151 @@
+"""Signatures by SSH keys: made by `ssh-keygen -Y sign`, verified against an `allowed_signers` file, as git does it.
+
+Not for: deciding whether a person may say something (`gates`). Invariant: no private key is read by us: ssh-keygen does,
+or the agent; nothing but the statement's canonical bytes is signed, under a namespace of our own, so that a signature
+that somebody made for git or for a file is never one for us.
+
+Source: ssh-keygen(1), "-Y sign", "-Y verify", "-Y check-novalidate", "ALLOWED SIGNERS"; PROTOCOL.sshsig of OpenSSH.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backout.errors import UsageError
+from backout.ledger.statement import Signed
+
+NAMESPACE = "statement@backout"
+_PROCESSES = 4  # verifications at a time: each is a short process of its own
+_ARMOUR = re.compile(r"-----BEGIN SSH SIGNATURE-----\n([A-Za-z0-9+/=\n]+)-----END SSH SIGNATURE-----\n?")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What is known of a signature. `key` is the fingerprint of a key whose signature of these very bytes it is.
+
+    `problem` is None for a good one; `forged` where no key at all made it for these bytes.
+    """
+
+    key: str | None = None
+    problem: str | None = None
+    forged: bool = False
+
+
+@dataclass(frozen=True)
+class Signer:
+    """A key to sign with: a private key's file, or a public one's whose private half the agent has."""
+
+    key: Path
+
+
+def sign(text: str, signer: Signer) -> str:
+    """Return the armoured signature of the text. UsageError where ssh-keygen cannot make one."""
+    command = ["ssh-keygen", "-q", "-Y", "sign", "-f", str(signer.key), "-n", NAMESPACE]
+    done = _run(command, text.encode())
+    if done.returncode != 0:
+        reason = _last_line(done.stderr)
+        raise UsageError(
+            f'unable to sign with "{signer.key}": {reason}',
+            hint="name another key with --key or $BACKOUT_KEY, or load it into the agent: ssh-add",
+        )
+    return done.stdout.decode("ascii", "replace")
+
+
+def principals(text: str, signature: str, allowed_signers: Path) -> Sequence[str]:
+    """The principals of `allowed_signers` whose key made this signature; empty where nobody's did."""
+    with _signature_file(signature) as file:
+        done = _run(["ssh-keygen", "-Y", "find-principals", "-s", file, "-f", str(allowed_signers)], text.encode())
+    lines = done.stdout.decode("utf-8", "replace").split("\n") if done.returncode == 0 else []
+    return [name for line in lines for name in line.strip().split(",") if name]
+
+
+def verify(signed: Signed, allowed_signers: Path) -> Verification:
+    """Check one signature: these bytes, this person, a key that was theirs at the statement's time."""
+    if signed.signature is None:
+        return Verification(problem="it is not signed")
+    key = fingerprint(signed.signature)
+    data = signed.statement.text.encode()
+    person = signed.statement.person
+    with _signature_file(signed.signature) as file:
+        command = [
+            "ssh-keygen", "-Y", "verify", "-f", str(allowed_signers), "-I", person, "-n", NAMESPACE, "-s", file,
+            "-O", f"verify-time={_time(signed.statement.at)}",
+        ]  # fmt: skip
+        if key is not None and _run(command, data).returncode == 0:
+            return Verification(key)
+        of_anybody = ["ssh-keygen", "-Y", "check-novalidate", "-n", NAMESPACE, "-s", file]
+        if key is None or _run(of_anybody, data).returncode:
+            return Verification(problem="its signature is not of these words", forged=True)
+    if not allowed_signers.is_file():
+        return Verification(problem=f'there is no file of allowed signers "{allowed_signers}"')
+    return Verification(problem=f'its key is not one that "{allowed_signers.name}" gives "{person}" at that time')
+
+
+def verify_all(signed: Iterable[Signed], allowed_signers: Path) -> list[Verification]:
+    """Check many, several at a time; in their order."""
+    with ThreadPoolExecutor(_PROCESSES) as threads:
+        return list(threads.map(lambda one: verify(one, allowed_signers), signed))
+
+
+def fingerprint(signature: str) -> str | None:
+    """SHA256 fingerprint of the public key inside the signature, as ssh-keygen prints it; None: it is no signature.
+
+    Source: PROTOCOL.sshsig: "SSHSIG", uint32 version, string publickey, …
+    """
+    match = _ARMOUR.fullmatch(signature)
+    if match is None:
+        return None
+    try:
+        blob = base64.b64decode(match[1], validate=False)
+    except ValueError:
+        return None
+    length = int.from_bytes(blob[10:14], "big")
+    if blob[:6] != b"SSHSIG" or len(blob) < 14 + length:
+        return None
+    return key_fingerprint(blob[14 : 14 + length])
+
+
+def key_fingerprint(public_key: bytes) -> str:
+    """The fingerprint of a public key in its wire format."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(public_key).digest()).decode().rstrip("=")
+
+
+@contextmanager
+def _signature_file(signature: str) -> Iterator[str]:
+    """A file for as long as ssh-keygen reads it; it has no other way in for a signature."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sig", encoding="utf-8") as file:
+        file.write(signature)
+        file.flush()
+        yield file.name
+
+
+def _time(at: datetime) -> str:
+    """The format of verify-time, in UTC: see `_run` (a suffix that says so is known from OpenSSH 9.1 on only)."""
+    return at.astimezone(UTC).strftime("%Y%m%d%H%M%S")
+
+
+def _run(command: Sequence[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
+    try:
+        variables = {**os.environ, "TZ": "UTC", "LC_ALL": "C"}
+        return subprocess.run(command, input=data, capture_output=True, check=False, env=variables)
+    except FileNotFoundError:
+        raise UsageError(
+            "ssh-keygen is not on this machine, and signatures are made and verified with it",
+            hint="install OpenSSH's client (Debian: apt-get install openssh-client)",
+        ) from None
+
+
+def _last_line(output: bytes) -> str:
+    lines = [line.strip() for line in output.decode("utf-8", "replace").strip().split("\n") if line.strip()]
+    return lines[-1] if lines else "ssh-keygen said nothing"

@@ -1,0 +1,219 @@
+"""The ledger and the statement files of a project, read together: what counts, what does not and why.
+
+Not for: judging (`gates`). Invariant: one reading is one state of the ledger, whose chain was recomputed in full; a
+statement counts once, wherever it is kept and however often.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backout.errors import BackoutError, Refused
+from backout.gates.evidence import Ignored, PastRun, Said
+from backout.gates.policy import SSH, Policy
+from backout.ledger.entry import GENESIS, Entry, Head, first_break
+from backout.ledger.files import StatementFile, folder_of, read_statements, write_statement
+from backout.ledger.signing import Verification, verify_all
+from backout.ledger.statement import Kind, Signed, read_signed
+from backout.project.config import LEDGER_FILE, Config
+from backout.project.subject import Subject
+
+if TYPE_CHECKING:
+    from backout.ledger.store import Ledger
+
+_RUN_KEY = re.compile(r'\\"key\\":\\"([^"\\]+)\\"')  # inside the text of a statement, which is a string of the body
+_SKEW = timedelta(minutes=5)  # between two clocks that are kept right; what is later than that is from the future
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The ledger at one moment."""
+
+    entries: Sequence[Entry] = ()
+    problem: str | None = None  # the first place where the chain does not hold
+
+    @property
+    def head(self) -> Head:
+        """The last entry."""
+        return Head(self.entries[-1].position, self.entries[-1].hash) if self.entries else Head()
+
+    def hashes(self) -> frozenset[str]:
+        """Of every entry, and of the empty ledger: what a head can have been."""
+        return frozenset((GENESIS, *(one.hash for one in self.entries)))
+
+    def run_keys(self) -> frozenset[str]:
+        """The runs that it has: "identity#number", see `run_entries`."""
+        return frozenset(match[1] for one in self.entries if (match := _RUN_KEY.search(one.body)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What people said of a change, as far as it counts, and what else the ledger has that matters for a run."""
+
+    said: tuple[Said, ...] = ()  # of the digest
+    claims: tuple[Said, ...] = ()
+    reviews: tuple[Said, ...] = ()
+    ignored: tuple[Ignored, ...] = ()
+    runs: tuple[PastRun, ...] = ()
+    forged: str | None = None
+
+
+@dataclass
+class Book:
+    """The ledger of a project; opened when it is first needed."""
+
+    config: Config
+    _ledger: Ledger | None = field(default=None, repr=False)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The store; importing it takes a quarter of a second, hence late."""
+        if self._ledger is None:
+            from backout.ledger.store import Ledger
+
+            self._ledger = Ledger(self.config.ledger_url())
+        return self._ledger
+
+    @property
+    def is_local(self) -> bool:
+        """Whether each machine has a ledger of its own, and people's statements come to it as files."""
+        return self.config.statements == "files"
+
+    def in_use(self, policy: Policy) -> bool:
+        """Whether there is a ledger to ask and to write to: a policy needs it, it is configured, or it is there."""
+        if policy.needs_people or self.config.ledger is not None:
+            return True
+        return self.config.path is not None and (self.config.folder / LEDGER_FILE).exists()
+
+    def read(self) -> Reading:
+        """Read everything, and recompute the chain. Refused where the ledger cannot be read."""
+        try:
+            entries = self.ledger.entries()
+        except BackoutError as error:
+            raise Refused("ledger", error.message, hint=error.hint) from None
+        found = first_break(entries)
+        return Reading(entries, f"entry {found.position}: {found.problem}" if found else None)
+
+    def write(self, signed: Signed, change: Path | None = None) -> Entry:
+        """Append the statement; also as a file beside the change, where the project keeps them there."""
+        entry = self.ledger.append(signed.body)
+        if self.is_local and change is not None:
+            write_statement(folder_of(change), signed)
+        return entry
+
+    def files(self, change: Path | None) -> Sequence[StatementFile]:
+        """The statement files beside the change."""
+        return read_statements(folder_of(change)) if change is not None else ()
+
+    def find(self, reading: Reading, subject: Subject, environment: str, policy: Policy, now: datetime) -> Found:
+        """What bears on a run of this change there. Signatures are verified; `now` is the database's clock."""
+        marks = (
+            subject.digest,
+            f'\\"change\\":{_inner(subject.identifier)}',
+            '\\"emergency\\":\\"',
+            '\\"kind\\":\\"review\\"',
+        )
+        signed = [one for entry in reading.entries if (one := _marked(entry, marks)) is not None]
+        beside = self.files(subject.path)
+        signed += [one.signed for one in beside if one.signed is not None]
+        runs = tuple(
+            past_run(one.statement.details, one.statement.digest, self.config.people.canonical(one.statement.person))
+            for one in signed
+            if one.statement.kind is Kind.RUN and one.statement.environment == environment
+        )
+        wanted = _once(
+            one for one in signed
+            if one.statement.kind is not Kind.RUN and _matters(one, subject, environment)
+        )  # fmt: skip
+        said, ignored, forged = self._weigh(wanted, policy, now)
+        broken = [Ignored("statement", one.path.name, one.problem) for one in beside if one.problem]
+        return Found(
+            said=tuple(one for one in said if one.statement.digest == subject.digest and one.kind is not Kind.REVIEW),
+            claims=tuple(
+                one for one in said
+                if one.kind in (Kind.CLAIM, Kind.RELEASE) and one.statement.change == subject.identifier
+                and one.statement.environment == environment
+            ),
+            reviews=tuple(one for one in said if one.kind is Kind.REVIEW and one.statement.environment == environment),
+            ignored=(*ignored, *broken), runs=runs, forged=forged,
+        )  # fmt: skip
+
+    def _weigh(
+        self, wanted: Sequence[Signed], policy: Policy, now: datetime
+    ) -> tuple[list[Said], list[Ignored], str | None]:
+        """Tell what counts from what does not."""
+        checked = self.check(wanted)
+        said, ignored, forged = [], [], None
+        for one, check in zip(wanted, checked, strict=True):
+            statement = one.statement
+            person = self.config.people.canonical(statement.person)
+            problem = check.problem if one.signature is not None or policy.identity == SSH else None
+            if problem is None and statement.at > now + _SKEW:
+                problem = f"it is from the future: {statement.at.isoformat(sep=' ', timespec='minutes')}"
+            if problem is None and statement.project not in (None, self.config.name):
+                problem = f'it is of another project, "{statement.project}"'
+            if problem is not None:
+                ignored.append(Ignored(statement.kind.value, person, problem))
+                if check.forged:
+                    forged = f'statement "{statement.kind.value}" by {person}: {check.problem}'
+                continue
+            said.append(Said(statement, person, check.key))
+        return said, ignored, forged
+
+    def check(self, signed: Sequence[Signed]) -> Sequence[Verification]:
+        """Verify the signatures; an unsigned statement has a problem, which a policy may not mind."""
+        return verify_all(signed, self.config.signers_file)
+
+
+def past_run(details: Any, digest: str, person: str) -> PastRun:
+    """A run as a statement of kind "run" tells it; see `run_entries`."""
+    finished = details.get("finished_at")
+    return PastRun(
+        str(details.get("run")), digest, str(details.get("mode")), str(details.get("outcome")), person,
+        details.get("error"), datetime.fromisoformat(finished) if isinstance(finished, str) else None,
+        details.get("emergency"),
+    )  # fmt: skip
+
+
+def signed_in(entry: Entry) -> Signed | None:
+    """The statement in an entry; None where it is none."""
+    try:
+        return read_signed(entry.content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _marked(entry: Entry, marks: Sequence[str]) -> Signed | None:
+    """The statement of an entry that has one of the marks in its text: reading all would take too long."""
+    return signed_in(entry) if any(mark in entry.body for mark in marks) else None
+
+
+def _inner(text: str) -> str:
+    """Text as JSON inside of a JSON string."""
+    import json
+
+    return json.dumps(json.dumps(text, ensure_ascii=False), ensure_ascii=False)[1:-1]
+
+
+def _matters(one: Signed, subject: Subject, environment: str) -> bool:
+    statement = one.statement
+    if statement.kind is Kind.REVIEW:
+        return statement.environment == environment
+    if statement.kind in (Kind.CLAIM, Kind.RELEASE):
+        return statement.change == subject.identifier and statement.environment == environment
+    return statement.digest == subject.digest and statement.change == subject.identifier
+
+
+def _once(signed: Iterable[Signed]) -> list[Signed]:
+    """Each statement once; a signed copy rather than an unsigned one."""
+    found: dict[str, Signed] = {}
+    for one in signed:
+        identifier = one.statement.identifier
+        if identifier not in found or found[identifier].signature is None:
+            found[identifier] = one
+    return list(found.values())

@@ -1,0 +1,138 @@
+"""Who is at the keyboard: by the SSH key that they sign with, or by the operating system's account.
+
+Not for: what they may do. Invariant: with identity "ssh" a person is whom `allowed_signers` gives the key to; nothing
+that can be typed (a variable, an option, git's user.email) makes anybody somebody else. Keys are never read or stored
+here: ssh-keygen or the agent signs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pwd
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backout.errors import UsageError
+from backout.gates.people import People
+from backout.gates.policy import SSH
+from backout.ledger.signers import AllowedKey, public_fingerprint, read_allowed_signers
+from backout.ledger.signing import Signer, fingerprint, sign
+from backout.ledger.statement import Signed, Statement
+from backout.project.config import Config
+
+KEY_VARIABLE = "BACKOUT_KEY"
+_USUAL = ("id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk", "id_rsa")  # as ssh(1) looks for them
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """`principal` is what their statements carry; `name` the one name of the person."""
+
+    principal: str
+    name: str
+    signer: Signer | None = None
+
+    def say(self, statement: Statement) -> Signed:
+        """Return the statement, signed where there is a key. UsageError where it cannot be signed."""
+        text = statement.text
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError("a statement holds text that is not UTF-8", hint="write it with letters") from None
+        return Signed(statement, sign(text, self.signer) if self.signer is not None else None)
+
+
+def account() -> str:
+    """The name of the account that this process runs under, as the system says: not a variable, which can be set."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"  # a container may have no name for it
+
+
+def speaker_of(config: Config, identity: str, key: Path | None) -> Speaker:
+    """Who speaks, for a policy with this `identity`. UsageError where no key of theirs is found."""
+    if identity != SSH:
+        return Speaker(account(), config.people.canonical(account()))
+    allowed = read_allowed_signers(config.signers_file)
+    if not allowed:
+        raise UsageError(
+            f'nobody can sign: there are no keys in "{config.signers_file}"',
+            hint='add a line for each person: ann@example.org namespaces="statement@backout" ssh-ed25519 AAAA…',
+        )
+    problem = "no SSH key was found"
+    for path in _candidates(config, key):
+        found = _owner(path, allowed)
+        if found is not None:
+            return Speaker(*_named(found, config.people), Signer(path))
+        problem = f'the key "{path}" is not in "{config.signers_file}"'
+        if key is not None:
+            break
+    raise UsageError(problem, hint=f"name yours with --key FILE or ${KEY_VARIABLE}, and have its public half added")
+
+
+def _named(one: AllowedKey, people: People) -> tuple[str, str]:
+    known = [principal for principal in one.principals if people.find(principal) is not None]
+    principal = (known or list(one.principals))[0]
+    return principal, people.canonical(principal)
+
+
+def _candidates(config: Config, key: Path | None) -> Iterator[Path]:
+    """Where a key may be, the most explicit first. A key that is named is the only one."""
+    named = key or (Path(os.environ[KEY_VARIABLE]) if os.environ.get(KEY_VARIABLE) else None)
+    if named is not None:
+        yield named.expanduser()
+        return
+    if _output(["git", "config", "gpg.format"], config.folder).strip() == "ssh":
+        text = _output(["git", "config", "user.signingkey"], config.folder).strip()
+        if text.startswith(("key::", "ssh-", "ecdsa-", "sk-")):
+            yield _as_file(text.removeprefix("key::"))
+        elif text:
+            yield Path(text).expanduser()
+    for line in _output(["ssh-add", "-L"], config.folder).split("\n"):
+        if public_fingerprint(line) is not None:
+            yield _as_file(line)
+    home = Path.home() / ".ssh"
+    yield from (home / name for name in _USUAL if (home / name).is_file())
+
+
+def _as_file(public_key: str) -> Path:
+    """A file for a public key whose private half the agent has: ssh-keygen takes a file only."""
+    with tempfile.NamedTemporaryFile("w", prefix="backout-", suffix=".pub", delete=False) as file:
+        file.write(f"{public_key}\n")
+    atexit.register(Path(file.name).unlink, missing_ok=True)
+    return Path(file.name)
+
+
+def _owner(path: Path, allowed: Sequence[AllowedKey]) -> AllowedKey | None:
+    """The line of `allowed_signers` for this key; a certificate authority's is nobody's."""
+    found = _fingerprint(path)
+    return next((one for one in allowed if one.fingerprint == found and not one.is_authority and not one.has_pattern),
+                None)  # fmt: skip
+
+
+def _fingerprint(path: Path) -> str | None:
+    beside = path if path.suffix == ".pub" else Path(f"{path}.pub")
+    try:
+        return public_fingerprint(beside.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        text = _output(["ssh-keygen", "-y", "-P", "", "-f", str(path)], Path.cwd())
+        return public_fingerprint(text)
+
+
+def _output(command: Sequence[str], folder: Path) -> str:
+    """What a program says; nothing where it is not there or fails."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def signing_key(signed: Signed) -> str | None:
+    """The fingerprint of the key that a statement carries a signature of."""
+    return fingerprint(signed.signature) if signed.signature is not None else None

@@ -1,0 +1,75 @@
+"""Statements, a status and an audit in their stable JSON form. Twin: `cli/schemas.py`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from backout.project.audit import Audit
+from backout.project.statements import Spoken
+from backout.project.status import Status
+
+Json = dict[str, Any]
+
+
+def spoken_as_json(one: Spoken) -> Json:
+    """Return a statement that was made. `signed` false means that an account's name is all that says who it was."""
+    statement = one.statement
+    return {
+        "statement": statement.identifier,
+        "kind": statement.kind.value,
+        "change": statement.change,
+        "digest": statement.digest,
+        "environment": statement.environment,
+        "person": one.person,
+        "principal": statement.person,
+        "at": statement.at.isoformat(),
+        "details": dict(statement.details),
+        "signed": one.signed.signature is not None,
+        "entry": one.position,
+    }
+
+
+def status_as_json(one: Status) -> Json:
+    """Return where a change stands."""
+    return {
+        "change": one.change,
+        "digest": one.digest,
+        "environment": one.environment,
+        "profile": one.profile,
+        "identity": one.identity,
+        "may_run": one.may_run,
+        "gates": [
+            {
+                "gate": verdict.gate,
+                "satisfied": verdict.satisfied,
+                "text": verdict.text,
+                "hint": verdict.hint,
+                "who": verdict.who,
+                "earliest": _time(verdict.earliest),
+            }
+            for verdict in one.verdicts
+        ],
+        "ignored": list(one.ignored),
+        "next": one.next_command,
+        "who": one.who,
+        "earliest": _time(one.earliest),
+    }
+
+
+def audit_as_json(one: Audit) -> Json:
+    """Return what an audit found."""
+    return {
+        "sound": one.is_sound,
+        "entries": one.entries,
+        "head": {"position": one.head.position, "hash": one.head.hash},
+        "signed": one.signed,
+        "unsigned": one.unsigned,
+        "problems": [{"entry": problem.position or None, "text": problem.text} for problem in one.problems],
+        "notes": list(one.notes),
+        "seconds": one.seconds,
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return at.isoformat() if at is not None else None

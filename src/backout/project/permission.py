@@ -1,0 +1,206 @@
+"""Whether a run may begin: the evidence is gathered, the gates judge, and a permit is given. Asked on every path.
+
+Not for: the guards of the database (`gates/judge.py`). Invariant: where a policy asks anything of people, no run begins
+without a permit; where the ledger cannot be read, only an emergency begins, and the journal keeps its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from backout.engines.protocol import Database
+from backout.engines.values import Authority, RunRecord, RunState, ServerFacts
+from backout.errors import Refused, UsageError
+from backout.gates.evidence import Evidence, PastRun, Verdict
+from backout.gates.policy import OS_USER, Policy
+from backout.gates.verdicts import GATES, Gate, judge_all, require_all
+from backout.ledger.statement import Kind, Statement
+from backout.project.book import Book, Found, Reading
+from backout.project.certificates import certificates_in, shapes_here
+from backout.project.config import Config
+from backout.project.identity import Speaker, speaker_of
+from backout.project.permit import Permit, Scribe
+from backout.project.run_entries import newest, past_run_of, reconcile
+from backout.project.subject import Subject
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something is about to happen: an open database behind its guards."""
+
+    database: Database
+    environment: str
+    facts: ServerFacts
+    policy: Policy
+    url: str
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is about to be done there."""
+
+    subject: Subject
+    emergency: str | None = None  # why it cannot wait for people
+    undo_of: str | None = None  # the run whose undo wants one more approval
+    gates: tuple[Gate, ...] = GATES
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Who is about to do it; `key` is None where that is not proven by a signature."""
+
+    speaker: Speaker
+    key: str | None
+
+
+@dataclass
+class Gatekeeper:
+    """Judges the runs of one project; `key` is the SSH key that the operator named."""
+
+    book: Book
+    key: Path | None = None
+
+    @contextmanager
+    def permitted(self, place: Place, wish: Wish) -> Iterator[Permit]:
+        """A permit for as long as the run lasts. Raises Refused, or Busy, for the first gate that says no."""
+        permit = self._permit(place, wish)
+        try:
+            yield permit
+        except BaseException as error:
+            permit.failed(error)
+            raise
+
+    def _permit(self, place: Place, wish: Wish) -> Permit:
+        policy, config = place.policy, self.book.config
+        if not policy.needs_people and wish.emergency is not None:
+            raise Refused(
+                "emergency", f"{place.environment} asks nothing of people: there is nothing to skip",
+                hint="run it without --emergency",
+            )  # fmt: skip
+        if not self.book.in_use(policy):
+            return Permit()
+        speaker = speaker_of(config, policy.identity, self.key)
+        claim = speaker.say(_claim(wish, place, speaker, config.name))
+        operator = Operator(speaker, self.book.check([claim])[0].key)
+        reading = self._read(wish)
+        records = newest(place.database)
+        verdicts: tuple[Verdict, ...] = ()
+        if policy.needs_people:
+            now = place.database.clock()
+            evidence = self.evidence(place, wish, reading, records, operator, now)
+            verdicts = require_all(evidence, policy, now, wish.gates)
+        authority = Authority(
+            speaker.name, operator.key is not None, policy.profile, self._head(reading, place), wish.emergency
+        )
+        scribe = Scribe(self.book, speaker, place.database, claim) if reading is not None else None
+        return Permit(authority, verdicts, scribe)
+
+    def verdicts(self, place: Place, wish: Wish, operator: Operator) -> tuple[Evidence, tuple[Verdict, ...]]:
+        """What each gate would say now; for `status`, which begins nothing."""
+        now = place.database.clock()
+        evidence = self.evidence(place, wish, self._read(wish), newest(place.database), operator, now)
+        return evidence, judge_all(evidence, place.policy, now, wish.gates)
+
+    def evidence(
+        self, place: Place, wish: Wish, reading: Reading | None, records: Sequence[RunRecord], operator: Operator,
+        now: datetime,
+    ) -> Evidence:  # fmt: skip
+        """All that the gates judge by. Without a ledger (in an emergency) that is what files and journal have."""
+        config, subject = self.book.config, wish.subject
+        found = self.book.find(reading or Reading(), subject, place.environment, place.policy, now)
+        certificates = certificates_in(found.said)
+        submitters = {one.person for one in found.said if one.kind is Kind.SUBMIT}
+        speaker = operator.speaker
+        return Evidence(
+            change=subject.identifier,
+            digest=subject.digest,
+            environment=place.environment,
+            documents=subject.documents,
+            title=subject.title,
+            is_link=subject.is_link,
+            binding=subject.binding,
+            authors=subject.authors | submitters,
+            operator=config.people.find(speaker.principal),
+            operator_name=speaker.name,
+            operator_key=operator.key,
+            people=config.people,
+            said=found.said,
+            claims=found.claims,
+            reviews=found.reviews,
+            ignored=found.ignored,
+            certificates=certificates,
+            runs=_runs(records, found),
+            shapes=shapes_here(place.database, certificates),
+            product=place.facts.product,
+            version=place.facts.version,
+            host=urlsplit(place.url).hostname,
+            tampered=self._tampered(reading, found, records),
+            emergency=wish.emergency,
+            undo_of=wish.undo_of,
+        )
+
+    def _read(self, wish: Wish) -> Reading | None:
+        """The ledger; None where it is not to be had and there is no time to wait for it."""
+        try:
+            return self.book.read()
+        except Refused:
+            if wish.emergency is None:
+                raise
+            return None
+
+    def _head(self, reading: Reading | None, place: Place) -> str | None:
+        """Bring the ledger up to date, and return what the journal is to remember of it."""
+        if reading is None:
+            return None
+        reconcile(self.book, reading, place.database)
+        return None if self.book.is_local else self.book.ledger.head().hash
+
+    def _tampered(self, reading: Reading | None, found: Found, records: Sequence[RunRecord]) -> str | None:
+        if reading is None:
+            return None
+        if self.book.is_local:
+            return reading.problem or found.forged  # what others saw of their ledgers says nothing of ours
+        return reading.problem or found.forged or cut_off(reading, records)
+
+
+def cut_off(reading: Reading, records: Sequence[RunRecord]) -> str | None:
+    """What the journal has seen of the ledger and is there no more, in words."""
+    held = reading.hashes()
+    for record in records:
+        seen = (record.report.get("authority") or {}).get("ledger_head")
+        if seen and seen not in held:
+            return (
+                f"its last entry when {record.identifier} began, {seen[:12]}…, is gone: "
+                "its end was cut off, or this is another ledger"
+            )
+    return None
+
+
+def _runs(records: Sequence[RunRecord], found: Found) -> tuple[PastRun, ...]:
+    """Runs of the environment, once each; the journal's word before the ledger's."""
+    runs = {one.identifier: one for one in found.runs}
+    runs |= {one.identifier: past_run_of(one) for one in records if one.state is not RunState.RUNNING}
+    return tuple(runs.values())
+
+
+def operator_asking(config: Config, policy: Policy, key: Path | None) -> Operator:
+    """Who asks for a status: nobody signs anything for that, so a key that could sign is taken for a signature."""
+    try:
+        speaker = speaker_of(config, policy.identity, key)
+    except UsageError:
+        return Operator(speaker_of(config, OS_USER, None), None)
+    return Operator(speaker, str(speaker.signer.key) if speaker.signer is not None else None)
+
+
+def _claim(wish: Wish, place: Place, speaker: Speaker, project: str | None) -> Statement:
+    """The operator's claim: what proves who they are. It is written only when the gates have said yes."""
+    details = {"why": wish.emergency or "run", "take_over": False}
+    return Statement(
+        Kind.CLAIM, wish.subject.identifier, wish.subject.digest, place.environment, speaker.principal,
+        datetime.now(UTC), details, project,
+    )  # fmt: skip

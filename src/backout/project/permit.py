@@ -1,0 +1,94 @@
+"""The right to begin one run, and what the ledger keeps of the run: that somebody is on it, and how it went.
+
+Not for: deciding whether it may begin (`permission`). Invariant: nothing here can fail a run: what the ledger cannot
+take now, the next command on the environment copies from the journal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from backout.engines.protocol import Database
+from backout.engines.values import Authority, RunState
+from backout.errors import BackoutError
+from backout.gates.evidence import Verdict
+from backout.ledger.statement import Kind, Signed, Statement
+from backout.project.book import Book
+from backout.project.identity import Speaker
+from backout.project.run_entries import run_statement
+from backout.runs.report import RunReport
+
+LATER = "the ledger could not be written: the next command on this environment brings it up to date"
+
+
+@dataclass
+class Scribe:
+    """Writes what one operator does on one database."""
+
+    book: Book
+    speaker: Speaker
+    database: Database
+    claim: Signed
+    claimed: bool = False
+
+    def write_claim(self) -> None:
+        """Append the claim; what fails is raised, since no run has begun."""
+        self.book.write(self.claim)
+        self.claimed = True
+
+    def write_run(self, number: int) -> None:
+        """Append how the run ended, signed where the key is still to be had. It ends the claim, too."""
+        record = self.database.journal.run(number)
+        if record is None or record.state is RunState.RUNNING:
+            return
+        identity = self.database.journal.stamp()[1]
+        self._say(run_statement(record, identity, self.speaker.principal, self.book.config.name, datetime.now(UTC)))
+        self.release()
+
+    def release(self) -> None:
+        """Give the claim back, if it was this run that took it."""
+        if self.claimed:
+            self.claimed = False
+            self._say(replace(self.claim.statement, kind=Kind.RELEASE, at=datetime.now(UTC), details={}))
+
+    def _say(self, statement: Statement) -> None:
+        try:
+            signed = self.speaker.say(statement)
+        except BackoutError:
+            signed = Signed(statement, None)  # the agent has gone meanwhile; the audit shows that it is unsigned
+        self.book.write(signed)
+
+
+@dataclass
+class Permit:
+    """Where the environment asks nothing of people and there is no ledger, all of it is empty."""
+
+    authority: Authority | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    scribe: Scribe | None = None
+
+    def claim(self) -> None:
+        """Say that the operator is on it, right before the lease."""
+        if self.scribe is not None:
+            self.scribe.write_claim()
+
+    def ended(self, report: RunReport) -> RunReport:
+        """Keep the run in the ledger; returns the report, with a note where that has to wait."""
+        if self.scribe is None:
+            return report
+        try:
+            self.scribe.write_run(report.run)
+        except BackoutError:
+            return replace(report, notes=(*report.notes, LATER))
+        return report
+
+    def failed(self, error: BaseException) -> None:
+        """Keep what became of a run that failed, or give the claim back where none began."""
+        if isinstance(error, BackoutError) and isinstance(error.report, RunReport) and error.report.run:
+            error.report = self.ended(error.report)
+        elif self.scribe is not None:
+            try:
+                self.scribe.release()
+            except BackoutError:
+                return  # it holds nobody up for good: a claim can be released by hand, or taken over

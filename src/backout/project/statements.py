@@ -1,0 +1,284 @@
+"""What people say: `project.statements`, of which the command line's verbs for people are a thin copy.
+
+Each method makes one statement, signs it as the environment's policy asks, and writes it to the ledger (and beside the
+change, where the project keeps statements in files). What the gates would not count is refused here already, with the
+same words; but that is courtesy: the gates judge anew at each run, whatever way a statement came into the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from backout.change.model import Change
+from backout.change.nearest import suggest
+from backout.errors import Refused, UsageError
+from backout.gates import approvals, documents
+from backout.gates.announcement import open_objections
+from backout.gates.approvals import UNDO
+from backout.gates.certificate import Certificate
+from backout.gates.checklist import checklist
+from backout.gates.claims import claimed_by
+from backout.gates.evidence import Evidence, Said, Verdict
+from backout.gates.policy import OS_USER, SSH, Policy
+from backout.gates.verdicts import GATES
+from backout.ledger.signing import verify
+from backout.ledger.statement import Kind, Signed, Statement
+from backout.project.book import Book
+from backout.project.certificates import certificate_statement
+from backout.project.identity import Speaker, speaker_of
+from backout.project.subject import Subject, subject_of
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A statement that was made: who said it, and where it stands in the ledger."""
+
+    signed: Signed
+    person: str
+    position: int
+
+    @property
+    def statement(self) -> Statement:
+        """What was said."""
+        return self.signed.statement
+
+
+@dataclass
+class Statements:
+    """The people's part of a project."""
+
+    book: Book
+    key: Path | None = None
+
+    # -- on a change ---------------------------------------------------------------------------------------------------
+
+    def submit(self, change: Change) -> Spoken:
+        """Say that this is the text to be reviewed; who says so counts as its author."""
+        return self._say(Kind.SUBMIT, subject_of(change, self.book.config), "", self._strictest())
+
+    def approve(
+        self, change: Change, on: str, approval: str | None = None, *, ticked: Collection[str] = (),
+        values: Mapping[str, Any] | None = None,
+    ) -> Spoken:  # fmt: skip
+        """Approve it for that environment. `ticked` are the questions of `gates.checklist` that one has answered.
+
+        Refused where the documents say nothing yet, and where the person may not give this approval.
+        """
+        policy, subject = self._policy(on), subject_of(change, self.book.config, values)
+        speaker = self._speaker(policy.identity)
+        evidence = self._evidence(subject, on, policy)
+        kind = approval or self._usual_approval(policy, evidence, speaker, on)
+        if kind not in policy.approvals:
+            raise UsageError(f'"{on}" asks for no approval "{kind}"', hint=suggest(kind, policy.approvals))
+        _require(documents.judge(evidence, policy, _now()))
+        details = {"approval": kind, "parameters": subject.binding, "checklist": list(ticked)}
+        statement = self._statement(Kind.APPROVE, subject, on, speaker, details)
+        said = Said(statement, speaker.name)
+        missing = [one for one in checklist(kind) if one not in ticked]
+        if missing:
+            raise UsageError(f'a question is not answered: "{missing[0]}"', hint="tick it: --tick 1,2,… or --tick all")
+        problem = approvals.objection_to(said, kind, evidence, policy)
+        if problem is not None:
+            raise Refused("approvals", f"this approval would not count: {problem}", hint="let somebody else approve")
+        return self._write(speaker.say(statement), speaker, subject.path)
+
+    def reject(self, change: Change, on: str, why: str) -> Spoken:
+        """Say no; it stands until the same person approves."""
+        return self._say(Kind.REJECT, self._subject(change), on, self._policy(on), {"why": _reason(why)})
+
+    def object(self, change: Change, on: str, why: str) -> Spoken:
+        """Stop the run until this is withdrawn, or overruled by whom the policy names."""
+        return self._say(Kind.OBJECT, self._subject(change), on, self._policy(on), {"why": _reason(why)})
+
+    def withdraw(self, change: Change, on: str, objection: str | None = None) -> Spoken:
+        """Take one's own objection back."""
+        policy, subject = self._policy(on), self._subject(change)
+        speaker = self._speaker(policy.identity)
+        mine = [one for one in self._objections(subject, on, policy) if one.person == speaker.name]
+        found = _named(mine, objection, f"{speaker.name} has no open objection to it")
+        return self._say(Kind.WITHDRAW, subject, on, policy, {"statement": found.statement.identifier})
+
+    def overrule(self, change: Change, on: str, why: str, objection: str | None = None) -> Spoken:
+        """Overrule another's objection; Refused for whom the policy does not name."""
+        policy, subject = self._policy(on), self._subject(change)
+        speaker = self._speaker(policy.identity)
+        person = self.book.config.people.find(speaker.principal)
+        if person is None or not person.is_called(policy.overrule):
+            may = " or ".join(policy.overrule) or "nobody"
+            raise Refused("objections", f"{speaker.name} may not overrule an objection", hint=f"{may} may")
+        found = _named(self._objections(subject, on, policy), objection, "nobody objects to it")
+        details = {"statement": found.statement.identifier, "why": _reason(why)}
+        return self._say(Kind.OVERRULE, subject, on, policy, details)
+
+    def consent(self, change: Change, on: str) -> Spoken:
+        """Consent as the product owner who asked for it."""
+        return self._say(Kind.CONSENT, self._subject(change), on, self._policy(on))
+
+    def announced(
+        self, change: Change, on: str, to: Sequence[str], database_at: datetime,
+        receipts: Sequence[Mapping[str, Any]] = (),
+    ) -> Spoken:  # fmt: skip
+        """The receipt of an announcement: which channels took it, and the target database's time then."""
+        details = {"to": list(to), "database_at": database_at.isoformat(), "receipts": list(receipts)}
+        return self._say(Kind.ANNOUNCE, self._subject(change), on, self._policy(on), details)
+
+    def told(self, subject: Subject, on: str, event: str, receipts: Sequence[Mapping[str, Any]]) -> Spoken:
+        """Whom else was told of what: no announcement that a waiting time could run from, hence without its time."""
+        return self._say(Kind.ANNOUNCE, subject, on, self._policy(on), {"event": event, "receipts": list(receipts)})
+
+    def claim(self, change: Change, on: str, why: str = "", *, take_over: bool = False) -> Spoken:
+        """Say that one is on it; Refused where somebody else is, unless it is taken over with a reason."""
+        policy, subject = self._policy(on), self._subject(change)
+        speaker = self._speaker(policy.identity)
+        reading = self.book.read()
+        holder = claimed_by(self.book.find(reading, subject, on, policy, _now()).claims)
+        if holder is not None and holder.person != speaker.name and not take_over:
+            since = holder.at.isoformat(sep=" ", timespec="minutes")
+            raise Refused("claim", f"{holder.person} is on it since {since}", hint="--take-over --why …")
+        details = {"why": _reason(why) if take_over else why, "take_over": take_over}
+        return self._say(Kind.CLAIM, subject, on, policy, details)
+
+    def release(self, change: Change, on: str) -> Spoken:
+        """Say that one is not on it any more."""
+        return self._say(Kind.RELEASE, self._subject(change), on, self._policy(on))
+
+    def certify(self, change: Change, certificate: Certificate) -> Spoken:
+        """Vouch for a rehearsal. Without a key of the speaker's it is unsigned, and a strict policy will not count it."""
+        speaker = self._anybody()
+        made = certificate_statement(certificate, speaker.principal, self.book.config.name, _now())
+        return self._write(speaker.say(made), speaker, change.path)
+
+    # -- on a run ------------------------------------------------------------------------------------------------------
+
+    def attest(self, run: str, subject: Subject, on: str, saw: str) -> Spoken:
+        """Say what one saw of the application after a run."""
+        return self._say(Kind.ATTEST, subject, on, self._policy(on), {"run": run, "saw": _reason(saw)})
+
+    def review(self, run: str, subject: Subject, on: str) -> Spoken:
+        """Say that one has read what was done in an emergency."""
+        return self._say(Kind.REVIEW, subject, on, self._policy(on), {"run": run})
+
+    def reveal(self, run: str, subject: Subject, on: str) -> Spoken:
+        """Say that one is about to look at rows of a run that are PHI."""
+        return self._say(Kind.REVEAL, subject, on, self._policy(on), {"run": run})
+
+    def retain(self, run: str, subject: Subject, on: str, until: datetime, why: str) -> Spoken:
+        """Say why what is kept of a run is kept longer."""
+        details = {"run": run, "until": until.isoformat(), "why": _reason(why)}
+        return self._say(Kind.RETAIN, subject, on, self._policy(on), details)
+
+    def approve_undo(self, run: str, subject: Subject, on: str) -> Spoken:
+        """Approve an undo that overwrites what others wrote, or that undoes an undo."""
+        details = {"approval": UNDO, "run": run, "parameters": "", "checklist": []}
+        return self._say(Kind.APPROVE, subject, on, self._policy(on), details)
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def approval_of(self, change: Change, on: str, approval: str | None) -> str:
+        """The kind that `approve` would give, for showing its checklist first."""
+        policy = self._policy(on)
+        evidence = self._evidence(self._subject(change), on, policy)
+        return approval or self._usual_approval(policy, evidence, self._speaker(policy.identity), on)
+
+    # -- making one ----------------------------------------------------------------------------------------------------
+
+    def _say(
+        self, kind: Kind, subject: Subject, on: str, policy: Policy, details: Mapping[str, Any] | None = None
+    ) -> Spoken:
+        speaker = self._speaker(policy.identity)
+        signed = speaker.say(self._statement(kind, subject, on, speaker, details or {}))
+        return self._write(signed, speaker, subject.path)
+
+    def _statement(
+        self, kind: Kind, subject: Subject, on: str, speaker: Speaker, details: Mapping[str, Any]
+    ) -> Statement:
+        return Statement(
+            kind, subject.identifier, subject.digest, on, speaker.principal, _now(), details, self.book.config.name
+        )
+
+    def _write(self, signed: Signed, speaker: Speaker, path: Path | None) -> Spoken:
+        """Append it, once its signature is seen to be good: one that nobody can verify helps nobody."""
+        if signed.signature is not None and (problem := verify(signed, self.book.config.signers_file).problem):
+            raise UsageError(f"the signature does not verify: {problem}", hint="see `backout doctor`")
+        return Spoken(signed, speaker.name, self.book.write(signed, path).position)
+
+    def _speaker(self, identity: str) -> Speaker:
+        return speaker_of(self.book.config, identity, self.key)
+
+    def _anybody(self) -> Speaker:
+        """The speaker by their key where they have one, else by their account."""
+        try:
+            return self._speaker(self._strictest().identity)
+        except UsageError:
+            return self._speaker(OS_USER)
+
+    def _policy(self, on: str) -> Policy:
+        self.book.config.environment(on)  # UsageError, with the nearest name, where there is none
+        return self.book.config.policy_for(on)
+
+    def _strictest(self) -> Policy:
+        """The policy for what is said of no environment in particular: signed, where any environment wants that."""
+        signs = any(one.policy.identity == SSH for one in self.book.config.environments.values())
+        return Policy(identity=SSH if signs else OS_USER)
+
+    def _subject(self, change: Change) -> Subject:
+        return subject_of(change, self.book.config)
+
+    def _evidence(self, subject: Subject, on: str, policy: Policy) -> Evidence:
+        """What is known without a database: enough to tell whether a statement would count."""
+        found = self.book.find(self.book.read(), subject, on, policy, _now())
+        submitters = {one.person for one in found.said if one.kind is Kind.SUBMIT}
+        return Evidence(
+            subject.identifier, subject.digest, on, subject.documents, subject.title, subject.is_link, subject.binding,
+            subject.authors | submitters, people=self.book.config.people, said=found.said, ignored=found.ignored,
+        )  # fmt: skip
+
+    def _objections(self, subject: Subject, on: str, policy: Policy) -> tuple[Said, ...]:
+        return open_objections(self._evidence(subject, on, policy), policy)
+
+    def _usual_approval(self, policy: Policy, evidence: Evidence, speaker: Speaker, on: str) -> str:
+        """The first kind that is not given yet and that the speaker may give."""
+        if not policy.approvals:
+            raise UsageError(f'"{on}" asks for no approval', hint=f"backout status {evidence.change} --on {on}")
+        given = {one.detail("approval") for one in evidence.about(Kind.APPROVE)}
+        person = self.book.config.people.find(speaker.principal)
+        for kind in policy.approvals:
+            words = policy.roles.get(kind, ())
+            if kind not in given and (not words or (person is not None and person.is_called(words))):
+                return kind
+        return policy.approvals[0]
+
+
+def all_gates(verdicts: Sequence[Verdict]) -> bool:
+    """Whether every gate of an ordinary run is satisfied."""
+    return len(verdicts) == len(GATES) and all(one.satisfied for one in verdicts)
+
+
+def _require(verdict: Verdict) -> None:
+    if not verdict.satisfied:
+        raise Refused(verdict.gate, verdict.text, hint=verdict.hint)
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise UsageError("a reason is missing", hint='say why: --why "…"')
+    return text.strip()
+
+
+def _named(objections: Sequence[Said], beginning: str | None, none: str) -> Said:
+    """The objection whose identifier begins like that; the only one where none is named."""
+    found = [one for one in objections if one.statement.identifier.startswith(beginning or "")]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(none, hint="see `backout status`")
+    known = ", ".join(one.statement.identifier[:12] for one in found)
+    raise UsageError("there are several objections", hint=f"name one: --objection, of {known}")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

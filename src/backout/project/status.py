@@ -1,0 +1,52 @@
+"""Where a change stands on an environment: what each gate says, and what to do next, by whom, and when at the earliest.
+
+Not for: judging. Invariant: the next command is that of the first gate which stops the run, in the gates' own order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from backout.gates.evidence import Evidence, Verdict
+from backout.gates.policy import Policy
+
+
+@dataclass(frozen=True)
+class Status:
+    """All of it; `next_command` is None where there is nothing but waiting."""
+
+    change: str
+    digest: str
+    environment: str
+    profile: str
+    identity: str
+    verdicts: tuple[Verdict, ...]
+    ignored: tuple[str, ...]
+    next_command: str
+    who: str
+    earliest: datetime | None  # None: now, as far as time alone goes
+
+    @property
+    def may_run(self) -> bool:
+        """Whether nothing stands in the way."""
+        return all(one.satisfied for one in self.verdicts)
+
+
+def status_of(evidence: Evidence, policy: Policy, verdicts: Sequence[Verdict]) -> Status:
+    """Return the status that these verdicts mean. The gate "operator" is about who asks, so it comes last."""
+    stopping = [one for one in verdicts if not one.satisfied]
+    others = [one for one in stopping if one.gate != "operator"]
+    first = next(iter(others or stopping), None)
+    operators = " or ".join(policy.operators) or "anybody who is known"
+    run = f"backout run {evidence.change} --on {evidence.environment}"
+    waits = [one.earliest for one in stopping if one.earliest is not None]
+    command, who = (run, operators) if first is None else (first.hint or run, first.who or operators)
+    if others and all(one.earliest is not None for one in others):
+        command, who = run, operators  # nothing is left but to wait
+    return Status(
+        evidence.change, evidence.digest, evidence.environment, policy.profile, policy.identity, tuple(verdicts),
+        tuple(f"{one.kind} by {one.person} does not count: {one.problem}" for one in evidence.ignored),
+        command, who, max(waits, default=None),
+    )  # fmt: skip

@@ -1,0 +1,62 @@
+"""What statements are about: a change as it is now, or the change of a run that is to be undone.
+
+Not for: what is said about it. Invariant: the digest is that of the text which runs, read once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backout.change.model import COMMENTS, Change
+from backout.engines.values import RunRecord
+from backout.ledger.entry import canonical
+from backout.project.authors import authors_of, is_link
+from backout.project.config import Config
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`path` is None where the change's file is not in the project (any more)."""
+
+    identifier: str
+    digest: str
+    path: Path | None = None
+    title: str = ""
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    authors: frozenset[str] = frozenset()
+    is_link: bool = False
+    binding: str = ""
+
+
+def subject_of(change: Change, config: Config, values: Mapping[str, Any] | None = None) -> Subject:
+    """The change, with whose text it is; `values` are those of its parameters in one environment."""
+    return Subject(
+        change.identifier, change.digest, change.path, change.metadata.title, documents_of(change),
+        authors_of(change, config.people), is_link(change.path, config.folder), binding_of(change, values or {}),
+    )  # fmt: skip
+
+
+def subject_of_run(record: RunRecord, config: Config) -> Subject:
+    """The change of a run; its file as it may have become since is not asked."""
+    paths = (config.changes / f"{record.start.change}{suffix}" for suffix in COMMENTS)
+    path = next((one for one in paths if one.is_file()), None)
+    return Subject(record.start.change, record.start.digest, path, record.start.title)
+
+
+def documents_of(change: Change) -> Mapping[str, Any]:
+    """What the metadata says, by key."""
+    one = change.metadata
+    return {
+        "risk": one.risk, "mitigation": one.mitigation, "backout": one.backout, "request": one.request,
+        "requested_by": one.requested_by, "date": one.date, "links": one.links, "author": one.author,
+    }  # fmt: skip
+
+
+def binding_of(change: Change, values: Mapping[str, Any]) -> str:
+    """The digest of the values that differ per environment, which approvals are bound to; empty where there are none."""
+    own = {name: repr(values[name]) for name in change.metadata.declarations if name in values}
+    return hashlib.sha256(canonical(own).encode()).hexdigest() if own else ""

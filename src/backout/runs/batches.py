@@ -1,0 +1,215 @@
+"""A change in batches: drives one batch after the other, waits where it must, and ends between two batches.
+
+Whether a batch is committed is decided in `supervise.py`. What makes this one run: its number, its rescue, and the
+journal's row of each batch, from which it is resumed behind the last one that is committed.
+
+Invariant: a key belongs to one batch; the next batch begins behind the last committed bound, never anywhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from time import monotonic, sleep
+from typing import Any
+
+from backout.change.batched import batched_step
+from backout.change.model import Step, StepKind
+from backout.engines.batches import (
+    Batch,
+    Batches,
+    BatchingDatabase,
+    BatchRecord,
+    Pressure,
+    in_batches,
+)
+from backout.engines.protocol import Database
+from backout.engines.values import CapturedTable, Counts, Mode, RunState
+from backout.errors import (
+    BackoutError,
+    Busy,
+    DatabaseFailed,
+    Interrupted,
+    Refused,
+)
+from backout.runs.batches_end import asked_at_the_end, end, ended_early, expect, report_of, track
+from backout.runs.batches_going import Going, Told, added, go_on_behind, progress_of, stoppable
+from backout.runs.batches_pace import ATTEMPTS, Pace, before_attempt
+from backout.runs.batches_report import with_totals
+from backout.runs.batches_waits import give_way, note_wait
+from backout.runs.changes import ChangeRun, checked_after
+from backout.runs.masking import PHI
+from backout.runs.recorder import parameters_of
+from backout.runs.report import RunReport
+from backout.runs.supervise import Reopen, commit_batch, keep_back, require_exact
+from backout.sql.restrict import restrictable
+
+#: A deadlock, and a serialization failure (manual, appendix A): nothing is wrong, and another attempt may do.
+_AGAIN = {"40P01", "40001"}
+
+
+def run_batched(database: Database, reopen: Reopen, run: ChangeRun, *, resume: int | None = None) -> RunReport:
+    """Run the change in batches, or go on with the run `resume` of it.
+
+    Returns its report when it went through to the end. Raises Interrupted where it was told to stop, PartlyCommitted
+    where a batch failed behind committed ones; what the first batch raises is raised as of a run in one transaction.
+    """
+    target = in_batches(database)
+    step = batched_step(run.change)
+    assert step is not None
+    with stoppable() as told:
+        batches = target.batches()
+        try:
+            report = _through(_begun(target, batches, run, step, told, resume), reopen)
+        finally:
+            batches.close()
+    return checked_after(database, run, report, None) if run.mode is Mode.REAL else report
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """Of the parameters' values, in a form that does not tell them to whoever reads over a shoulder."""
+    text = json.dumps({name: str(value) for name, value in values.items()}, sort_keys=True)
+    return hashlib.sha256(f"backout parameters\n{text}".encode()).hexdigest()
+
+
+def _begun(
+    database: BatchingDatabase, batches: Batches, run: ChangeRun, step: Step, told: Told, resume: int | None
+) -> Going:
+    assert step.batching is not None
+    pace = Pace(step.batching.size, fixed=True) if step.batching.size else Pace()
+    if resume is not None:
+        batched = batches.take_over(resume)
+        return go_on_behind(
+            Going(run, step, database, batches, resume, batched.keyset, run.limits, told, pace), batched
+        )
+    (target,) = step.statement.targets
+    keyset = batches.survey(
+        target.schema, target.table, step.batching.by, target.columns,
+        update_only=step.statement.is_single_update and not run.repeated,  # whole images, which can be compared
+    )  # fmt: skip
+    obstacle = database.undo_obstacle([keyset.table])
+    if obstacle and run.mode is Mode.REAL:
+        raise Refused(
+            "undo rights", f"the undo of this run would not be exact: {obstacle}",
+            hint="give the right, or name the trigger's columns as `bookkeeping` and its tables as `append_only`",
+        )  # fmt: skip
+    number = database.journal.begin_run(run.start)
+    going = Going(run, step, database, batches, number, keyset, run.limits, told, pace)
+    if obstacle:
+        going.notes.append(f"`run` would refuse: its undo would not be exact: {obstacle}")
+    try:
+        if going.keeps:
+            batches.keep(number, keyset, fingerprint(run.values))
+        else:
+            batches.ghost(keyset)
+    except BackoutError:
+        database.journal.end_run(number, RunState.ROLLED_BACK, (), {"outcome": "rolled back", "state": "untouched"})
+        raise
+    return going
+
+
+def _through(going: Going, reopen: Reopen) -> RunReport:
+    try:
+        track(going, StepKind.PRE)
+        while _one(going):
+            pass
+        assertions = asked_at_the_end(going)
+        track(going, StepKind.POST)
+    except BackoutError as error:
+        if going.run.change.metadata.data.value == PHI:
+            keep_back(error)
+        raise ended_early(going, reopen, error) from None
+    except KeyboardInterrupt:
+        stopped = Interrupted("interrupted twice: the batch at hand was rolled back", state=going.state)
+        raise ended_early(going, reopen, stopped) from None
+    outcome, state = (RunState.COMMITTED, "committed") if going.keeps else (RunState.ROLLED_BACK, "untouched")
+    report = replace(
+        with_totals(report_of(going, outcome, state), going.database, going.run.rows), assertions=assertions
+    )
+    end(going.database, going.number, report, keeps=going.keeps, finished=True)
+    return report
+
+
+def _one(going: Going) -> bool:
+    """One more batch; False: there was none left."""
+    give_way(going)
+    record = _attempted(going)
+    if record is None:
+        return False
+    going.last, going.done = record.upto, record.number
+    going.looked_at += record.looked_at
+    going.counts = added(going.counts, record.counts)
+    going.run.progress(str(progress_of(going)))
+    return True
+
+
+def _attempted(going: Going) -> BatchRecord | None:
+    attempt = 1
+    while True:
+        started = monotonic()
+        batch: Batch | None = None
+        try:
+            batch = going.batches.begin(going.keyset, going.done + 1, going.last, going.pace.size)
+            if batch is None:
+                return None
+            return _written(going, batch, started)
+        except (Busy, DatabaseFailed) as error:
+            if batch is not None:
+                batch.rollback()
+            if attempt == ATTEMPTS or not (isinstance(error, Busy) or error.sqlstate in _AGAIN):
+                raise
+            going.retries += 1
+            going.pace = going.pace.smaller()
+            sleep(before_attempt(attempt))
+            attempt += 1
+        except BaseException:
+            if batch is not None:
+                batch.rollback()
+            raise
+
+
+def _written(going: Going, batch: Batch, started: float) -> BatchRecord:
+    """The statement on the batch's rows, captured and proven; committed, or in a ghost run rolled back."""
+    step, values = going.step, going.run.values
+    assert step.batching is not None
+    statement = restrictable(step.statement, step.batching.table, fixed=step.batching.by)
+    locked = monotonic()
+    within = batch.within(statement.reference, batch.after, batch.upto)
+    affected = batch.execute(
+        statement.with_predicate(within), list(parameters_of(step, values, going.run.change.dialect))
+    )
+    expect(going, step.expectation, affected, f"batch {going.done + 1}")
+    capture = batch.capture()
+    for move in capture.sequences:
+        first = going.sequences.get(move.name, move)
+        going.sequences[move.name] = replace(move, before=first.before)
+
+    def record(captured: CapturedTable) -> BatchRecord:
+        return BatchRecord(
+            going.done + 1,
+            batch.after,
+            batch.upto,
+            batch.looked_at,
+            captured.counted or Counts(),
+            monotonic() - started,
+        )
+
+    in_the_way = Pressure("sessions waiting for a batch", batch.waiting(), going.limits.waiting_sessions, "")
+    if going.keeps:
+        found = commit_batch(batch, capture, record)
+    else:
+        require_exact(capture)
+        found = record(capture.tables[0])
+        if going.run.repeated:
+            going.differing += batch.differing()
+        batch.rollback()
+    held = monotonic() - locked
+    going.longest_s = max(going.longest_s, held)
+    going.pace = going.pace.after(held, going.limits.row_locks_s, in_the_way=in_the_way.too_much)
+    if in_the_way.too_much:
+        note_wait(going, in_the_way)
+        sleep(min(held, 1.0))  # as long as we held them up
+        note_wait(going, None, seconds=min(held, 1.0))
+    return found

@@ -1,0 +1,171 @@
+"""A run in batches that dies at any instant, again and again: each row is changed once, and the undo is exact.
+
+Each round kills the run at a random word to the server (or when the word is on its way), resumes it, and kills that as
+well, until it comes through; the same with the undo. `HUNT_SEED` repeats a round.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import psycopg
+import pytest
+
+from backout.engines.values import RunRecord, RunState
+from crash import victim
+from crash.test_crash import Scene, start_server
+from properties.driving import SEED, SHORTER
+from servers import PASSWORD, PostgresDatabase, present
+
+ROWS = 200
+CHANGE = """-- /// change
+-- title = "A backfill"
+-- ///
+-- @batch app.referral by=id size=25
+UPDATE app.referral SET visits = visits + 1;
+"""
+SCHEMA = """
+DROP SCHEMA IF EXISTS app CASCADE;
+CREATE SCHEMA app;
+CREATE TABLE app.referral (id int PRIMARY KEY, visits int, note text);
+INSERT INTO app.referral SELECT g * 7, 0, 'n' || g FROM generate_series(1, 200) g;
+"""
+TRIGGER = """
+CREATE FUNCTION app.stamp() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN NEW.note := coalesce(NEW.note, '') || ' changed'; RETURN NEW; END $$;
+CREATE TRIGGER stamp BEFORE UPDATE ON app.referral FOR EACH ROW EXECUTE FUNCTION app.stamp();
+"""
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    """One server for all rounds."""
+    if not present():
+        pytest.skip("no PostgreSQL to test with")
+    place = Path(tempfile.mkdtemp(prefix="backout-crash-", dir="/tmp" if os.geteuid() == 0 else None))
+    place.chmod(0o711)
+    server = start_server(place / "server")
+    process = subprocess.Popen(
+        [sys.executable, victim.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    found = Scene(server, PostgresDatabase(server, "test", "login", "app"), place, process)
+    try:
+        with psycopg.connect(server.url(), autocommit=True) as session:
+            session.execute(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'")
+            session.execute(f"CREATE ROLE login LOGIN PASSWORD '{PASSWORD}' IN ROLE app")
+            session.execute("CREATE DATABASE test")
+            session.execute("GRANT CREATE ON DATABASE test TO app, login")
+        (place / "change.sql").write_text(CHANGE)
+        yield found
+    finally:
+        process.communicate()
+        found.server.stop()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.parametrize("trigger", ["", TRIGGER], ids=["without a trigger", "with a trigger"])
+@pytest.mark.parametrize("blow", ["kill", "kill sent", "end the backend"])
+def test_a_run_in_batches_survives_whatever_kills_it(scene: Scene, trigger: str, blow: str) -> None:
+    rounds(scene, trigger, blow, max(1, 2 // SHORTER), SEED)
+
+
+@pytest.mark.parametrize("blow", ["kill the backend", "kill the server"])
+def test_a_run_in_batches_survives_a_server_that_dies(scene: Scene, blow: str) -> None:
+    rounds(scene, TRIGGER, blow, 1, SEED)
+
+
+def rounds(scene: Scene, trigger: str, blow: str, count: int, seed: int) -> None:
+    chance = Random(seed)
+    for number in range(count):
+        scene.database.execute("DROP SCHEMA IF EXISTS backout, rescue CASCADE")
+        scene.database.as_application(SCHEMA + trigger)
+        before = scene.dump()
+        try:
+            run = through(scene, "run", blow, chance)
+            assert [(1, ROWS)] == scene.database.execute("SELECT visits, count(*) FROM app.referral GROUP BY 1")
+            if trigger:
+                stamped = "SELECT count(*) FROM app.referral WHERE note ~ '^n[0-9]+ changed$'"
+                assert [(ROWS,)] == scene.database.execute(stamped)
+            assert [(ROWS, ROWS // 25)] == scene.database.execute(
+                "SELECT sum(updated)::int, count(*)::int FROM backout.batch WHERE run = %s", [run.number]
+            )
+            through(scene, "undo", blow, chance, run)
+            assert before == scene.dump()
+        except AssertionError:
+            print(f"{blow}: round {number}; HUNT_SEED={seed}")
+            raise
+
+
+def through(scene: Scene, action: str, blow: str, chance: Random, run: RunRecord | None = None) -> RunRecord:
+    """Until it came through: kill it, see that what is left agrees with the journal, go on. Returns the run."""
+    name = run.identifier if run else ""
+    for attempt in range(40):
+        moment = chance.randint(1, 260) if attempt < 5 else 0
+        told = scene.send(replace(scene.order, action=action, blow=blow, run=name, moment=moment))
+        scene.come_back()
+        record = last(scene)
+        if told["status"] == 0:
+            assert record is not None
+            assert record.state is RunState.COMMITTED
+            return record
+        assert told["status"] in {-9, 2, 8, 11, 10}, told
+        agrees(scene)
+        if action in {"run", "resume"} and record is not None and record.batches:
+            assert record.state in {RunState.INTERRUPTED, RunState.PARTIAL}, record
+            action, name = "resume", record.identifier
+        if action in {"run", "resume"} and record is not None and came_through(record):
+            return record
+        if action == "undo" and undone(scene, name):
+            assert record is not None
+            return record
+    raise AssertionError("it never came through")
+
+
+def last(scene: Scene) -> RunRecord | None:
+    """The newest run, once nobody of ours is connected any more and the log has settled it."""
+    wait_for_nobody(scene)
+    records = scene.order.project().log("test")
+    return records[0] if records else None
+
+
+def wait_for_nobody(scene: Scene) -> None:
+    for _ in range(2000):
+        if not scene.database.execute("SELECT FROM pg_stat_activity WHERE application_name LIKE 'backout:%'"):
+            return
+        scene.database.execute("SELECT pg_sleep(0.01)")
+    raise AssertionError("a session of a dead process is still there")
+
+
+def agrees(scene: Scene) -> None:
+    """The rows that the journal's batches name, and no others, are changed; what is kept explains them."""
+    if scene.database.execute("SELECT to_regclass('backout.batch')") == [(None,)]:
+        return
+    changed = scene.database.execute("SELECT coalesce(sum(visits), 0)::int FROM app.referral")
+    assert changed == scene.database.execute(
+        "SELECT coalesce(sum(CASE WHEN r.mode = 'real' THEN b.updated ELSE -b.updated END), 0)::int "
+        "FROM backout.batch b JOIN backout.run r ON r.number = b.run "
+        "WHERE r.number >= (SELECT max(number) FROM backout.run WHERE mode = 'real' AND number IN "
+        "(SELECT run FROM backout.batched))"
+    )
+    assert scene.database.execute("SELECT max(visits) <= 1 FROM app.referral") == [(True,)]
+
+
+def came_through(record: RunRecord) -> bool:
+    """Whether it was killed after its end was written."""
+    return record.state is RunState.COMMITTED and record.batches == ROWS // 25
+
+
+def undone(scene: Scene, run: str) -> bool:
+    """Whether the undo was killed after its last batch."""
+    number = int(run.rpartition("-")[2])
+    return scene.database.execute(
+        "SELECT bool_and(undone_by IS NOT NULL) FROM backout.batch WHERE run = %s", [number]
+    ) == [(True,)]
