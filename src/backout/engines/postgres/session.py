@@ -59,7 +59,9 @@ class Session:
             raise connection_failed(error, shown(url)) from None
         self.connection.add_notice_handler(lambda _: None)
         self.pid = self.connection.info.backend_pid
-        settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in EXACT_TEXT.items())
+        # Compiling costs more than running: a batch on Debian's PostgreSQL 15 took 26 s with it and 3.4 s without.
+        chosen = {**EXACT_TEXT, "jit": "off"}
+        settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in chosen.items())
         self.run(f"SELECT {settings}")
 
     def run(
