@@ -17,8 +17,10 @@ from servers_mariadb import MariaDatabase, MariaServers
 if place := in_memory():
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)  # where tmp_path is: SQLite's files wait for no disk
 
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-settings.register_profile("hunt", settings.get_profile("default"), max_examples=5_000)
+settings.register_profile(
+    "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.register_profile("hunt", settings.get_profile("default"), derandomize=False, max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

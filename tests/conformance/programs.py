@@ -85,7 +85,7 @@ def table(draw: st.DrawFn, name: str, earlier: Sequence[Made], language: Languag
         shape = "plain"
     if not kind.identifies and shape == "plain" and not can.keyless_tables:
         kind = grammar.keys[grammar.usual[0]]
-    if shape == "partitioned" and kind.declared:
+    if shape == "partitioned" and (kind.declared or "UNIQUE" in kind.more):  # a key has to have the partitions' column
         kind = grammar.keys["composite"]
     made = Made(
         name, kind, {"id": kind.literals}, key=tuple(column for column, _ in kind.columns) if kind.identifies else ()

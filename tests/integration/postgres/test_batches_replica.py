@@ -47,6 +47,8 @@ def pair() -> Iterator[tuple[PostgresDatabase, str]]:
             url = f"host=127.0.0.1 port={port} user=postgres dbname=postgres password={primary.password}"
             wait_until(lambda: _answers(url))
             with psycopg.connect(primary.url(), autocommit=True) as session:
+                streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+                wait_until(lambda: session.execute(streaming).fetchone() == (1,))
                 session.execute(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'")
                 session.execute(f"CREATE ROLE login LOGIN PASSWORD '{PASSWORD}' IN ROLE app")
                 session.execute("CREATE DATABASE test")
@@ -82,6 +84,7 @@ CHANGE = "-- @batch t by=id size=50\nUPDATE t SET v = v + 1"
 
 def test_a_lag_that_cannot_be_read_stops_the_run(pair: tuple[PostgresDatabase, str], tmp_path: Path) -> None:
     database, _ = pair
+    database.execute("REVOKE pg_monitor FROM login")
     stage = Stage(database, tmp_path)
     stage.make(TABLE)
     error = failure(lambda: stage.project.run(stage.change(CHANGE), "test", ask=yes))
