@@ -14,6 +14,7 @@ from backout.change.model import Batching, Expectation, Metadata, Step, StepKind
 from backout.change.nearest import suggest
 from backout.errors import InvalidFile, Position
 from backout.sql.model import Comment, Kind, Script, Statement
+from backout.sql.words import FIRST, LATER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -30,7 +31,7 @@ _BOUND = r"(\d+|:[A-Za-z_][A-Za-z0-9_]*)"
 _BOUNDS = re.compile(rf"\s*(?:total\s+)?{_BOUND}\s*(?:\.\.\s*{_BOUND}\s*)?")
 
 
-_WORD = r"[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_\u0080-\U0010ffff]*"
+_WORD = f"{FIRST}{LATER}*"
 _NAME = rf'(?:{_WORD}|"(?:[^"]|"")+")'
 _BATCH = re.compile(
     rf"\s+(?P<table>{_NAME}(?:\.{_NAME})?)\s+by=(?P<by>{_NAME}(?:,{_NAME})*)(?:\s+size=(?P<size>auto|\d+))?\s*"

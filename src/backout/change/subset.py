@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backout.errors import InvalidFile, Position, Refused, UsageError
+from backout.sql.words import FIRST, LATER
 
 if TYPE_CHECKING:
     from backout.change.model import Change, Step
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 MOST_ROWS = 10_000  # keys are written into the statement one by one; beyond, a range says the same in one line
 _ROWS = re.compile(r"\s*([\d_]+)\s+rows?\s*", re.IGNORECASE)
 _TOKEN = re.compile(
-    r"""\s*(?: (?P<number>[+-]?\d+(?:\.\d+)?(?![\w.])) | (?P<text>'(?:[^'\\]|'')*')
-      | (?P<quoted>"(?:[^"]|"")+") | (?P<word>[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_\u0080-\U0010ffff]*)
+    rf"""\s*(?: (?P<number>[+-]?\d+(?:\.\d+)?(?![\w.])) | (?P<text>'(?:[^'\\]|'')*')
+      | (?P<quoted>"(?:[^"]|"")+") | (?P<word>{FIRST}{LATER}*)
       | (?P<sign><=|>=|<>|!=|[=<>(),]) )""",
     re.VERBOSE,
 )

@@ -73,7 +73,8 @@ def _postgres(text: str) -> list[Piece]:
 
 
 def _sqlite(text: str) -> list[Piece]:
-    from backout.sql.sqlite_scan import TokenKind, scan
+    from backout.sql.sqlite_scan import scan
+    from backout.sql.tokens import TokenKind
 
     literal = (TokenKind.STRING, TokenKind.BLOB, TokenKind.NUMBER)
     comment = (TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT)
@@ -88,7 +89,8 @@ def _sqlite(text: str) -> list[Piece]:
 
 
 def _mariadb(text: str) -> list[Piece]:
-    from backout.sql.mariadb_scan import TokenKind, scan
+    from backout.sql.mariadb_scan import scan
+    from backout.sql.tokens import TokenKind
 
     literal = (TokenKind.STRING, TokenKind.BLOB, TokenKind.NUMBER)
     comment = (TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT)

@@ -19,25 +19,14 @@ from backout.sql.mariadb_objections import (
     table_objection,
     verb_objection,
 )
-from backout.sql.mariadb_scan import Token, TokenKind
 from backout.sql.model import Kind, Objection, Trait, WriteTarget
+from backout.sql.pieces import Facts
+from backout.sql.tokens import Token, TokenKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from backout.sql.source import Source
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the tokens of one statement say."""
-
-    kind: Kind
-    targets: tuple[WriteTarget, ...] = ()
-    objection: Objection | None = None
-    traits: frozenset[Trait] = frozenset()
-    functions: tuple[str, ...] = ()
-    tables: tuple[Name, ...] = ()
 
 
 @dataclass
@@ -166,7 +155,7 @@ def _until(tokens: Sequence[Token], *words: str) -> list[Token]:
 
 
 def _as_from(tokens: list[Token]) -> list[Token]:
-    return [Token(TokenKind.WORD, "FROM", 0, 0), *tokens]
+    return [Token(TokenKind.WORD, "FROM", 0, 0, "FROM"), *tokens]
 
 
 def _call(case: _Case) -> _Judgement:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from backout.sql.mariadb_scan import Token, TokenKind
+from backout.sql.tokens import Token, TokenKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from backout.sql.mariadb_scan import Token, TokenKind
 from backout.sql.model import Objection
+from backout.sql.tokens import Token, TokenKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from backout.sql.model import Kind, Objection, Trait, WriteTarget
+from backout.sql.pieces import Facts
 from backout.sql.sqlite_names import functions_of, set_columns, tables_of, top_level
-from backout.sql.sqlite_scan import Token, TokenKind
+from backout.sql.tokens import Token, TokenKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,18 +44,6 @@ _FUNCTIONS = {
     "readfile": ("it reads a file of the machine that runs the change", "put the data into the change file"),
     "edit": ("it starts a program", "leave it out"),
 }
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the tokens of one statement say."""
-
-    kind: Kind
-    targets: tuple[WriteTarget, ...] = ()
-    objection: Objection | None = None
-    traits: frozenset[Trait] = frozenset()
-    functions: tuple[str, ...] = ()
-    tables: tuple[tuple[str | None, str], ...] = ()
 
 
 @dataclass

@@ -8,9 +8,10 @@ Invariant: the tokens, and the white space between them, are the whole text.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
+
+from backout.sql.tokens import Lexicon, Token, TokenKind
+from backout.sql.words import FIRST, LATER_OR_DOLLAR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,45 +19,7 @@ if TYPE_CHECKING:
     from backout.sql.source import Source
 
 
-class TokenKind(Enum):
-    """What a token is; the values are the group names of the pattern below."""
-
-    LINE_COMMENT = "line_comment"
-    BLOCK_COMMENT = "block_comment"
-    STRING = "string"
-    QUOTED = "quoted"
-    BLOB = "blob"
-    VARIABLE = "variable"
-    NUMBER = "number"
-    WORD = "word"
-    OTHER = "other"
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token with its offsets in characters."""
-
-    kind: TokenKind
-    text: str
-    start: int
-    end: int
-
-    def is_word(self, *words: str) -> bool:
-        """Whether it is one of these keywords, given in upper case."""
-        return self.kind is TokenKind.WORD and self.text.upper() in words
-
-    @property
-    def name(self) -> str | None:
-        """The identifier that it spells, or None; a single-quoted string is one where a name is expected."""
-        if self.kind is TokenKind.WORD:
-            return self.text
-        if self.kind in (TokenKind.QUOTED, TokenKind.STRING):
-            quote = self.text[-1]
-            return self.text[1:-1].replace(quote * 2, quote) if quote != "]" else self.text[1:-1]
-        return None
-
-
-_WORD = r"[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*"
+_WORD = f"{FIRST}{LATER_OR_DOLLAR}*"
 _PATTERN = re.compile(
     rf"""
       (?P<line_comment>--[^\n]*)
@@ -64,7 +27,7 @@ _PATTERN = re.compile(
     | (?P<blob>[xX]'[^']*')
     | (?P<string>'(?:[^']|'')*')
     | (?P<quoted>"(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\])
-    | (?P<variable>\?[0-9]* | [:@$\#][A-Za-z0-9_$\u0080-\U0010ffff]+)
+    | (?P<parameter>\?[0-9]* | [:@$\#]{LATER_OR_DOLLAR}+)
     | (?P<number>[0-9](?:[A-Za-z0-9_.])*|\.[0-9][A-Za-z0-9_]*)
     | (?P<word>{_WORD})
     | (?P<other>\S)
@@ -74,18 +37,17 @@ _PATTERN = re.compile(
 _SPACE = re.compile(r"[ \t\n\f\r]+")
 
 
+def _unquoted(kind: TokenKind, text: str) -> str | None:
+    """A single-quoted string is a name too, where one is expected."""
+    if kind not in (TokenKind.QUOTED, TokenKind.STRING):
+        return None
+    quote = text[-1]
+    return text[1:-1].replace(quote * 2, quote) if quote != "]" else text[1:-1]
+
+
+_LEXICON = Lexicon(_PATTERN, _SPACE, "'\"`[", _unquoted)
+
+
 def scan(source: Source) -> Iterator[Token]:
     """Yield the tokens of a text, comments included; InvalidFile for a quote without its end."""
-    at, text = 0, source.text
-    while at < len(text):
-        space = _SPACE.match(text, at)
-        if space:
-            at = space.end()
-            continue
-        match = _PATTERN.match(text, at)
-        if match is None or match.lastgroup is None:
-            raise source.error(f"unrecognised character U+{ord(text[at]):04X}", at, "delete it")
-        if match.lastgroup == "other" and match[0] in "'\"`[":
-            raise source.error(f"a quote {match[0]} without its end", at)
-        yield Token(TokenKind(match.lastgroup), match[0], at, match.end())
-        at = match.end()
+    return _LEXICON.tokens(source)

@@ -13,7 +13,8 @@ from backout.sql.limitable import KeyQuery, Limitable, quoted
 from backout.sql.model import Kind, Statement, Trait
 from backout.sql.restrict import NotRestrictable
 from backout.sql.source import Source
-from backout.sql.sqlite_scan import Token, TokenKind, scan
+from backout.sql.sqlite_scan import scan
+from backout.sql.tokens import Token, TokenKind
 
 _PLAINLY = "write it more plainly: one table, and a WHERE"
 _COMMENTS = (TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT)
@@ -149,6 +150,6 @@ class _Place:
 def _keys(statement: Statement, place: _Place, target: Sequence[Token], column: str) -> KeyQuery:
     source = statement.text[target[0].start : target[-1].end] + (f", {place.others}" if place.others else "")
     rows = f"SELECT DISTINCT {column} AS key FROM {source}{place.condition}"
-    used = {one.text[1:] for one in scan(Source(rows, "statement")) if one.kind is TokenKind.VARIABLE}
+    used = {one.text[1:] for one in scan(Source(rows, "statement")) if one.kind is TokenKind.PARAMETER}
     names = tuple(name for name in statement.parameters if name in used)
     return KeyQuery(f"SELECT quote(key) FROM ({rows}) WHERE key IS NOT NULL ORDER BY key", names)
