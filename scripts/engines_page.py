@@ -15,7 +15,7 @@ from pathlib import Path
 
 from backout.engines.mariadb.connect import MariaDatabase
 from backout.engines.postgres.connect import PostgresDatabase
-from backout.engines.sqlite.database import SqliteDatabase
+from backout.engines.sqlite.connect import SqliteDatabase
 from backout.engines.values import Capabilities, Missing
 
 TESTS = Path(__file__).parents[1] / "tests"

@@ -10,7 +10,7 @@ from typing import Any
 
 import apsw
 
-from backout.engines.sqlite.database import SqliteDatabase
+from backout.engines.sqlite.connect import SqliteDatabase
 from backout.engines.values import Capabilities
 from conformance.grammar import Grammar
 from conformance.grammars import SQLITE_GRAMMAR

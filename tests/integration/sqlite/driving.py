@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 
 from backout.engines.sqlite import connect
-from backout.engines.sqlite.database import SqliteDatabase
+from backout.engines.sqlite.connect import SqliteDatabase
 from backout.engines.values import (
     Capture,
     CapturedTable,

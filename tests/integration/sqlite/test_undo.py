@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backout.engines.sqlite.database import SqliteDatabase
+from backout.engines.sqlite.connect import SqliteDatabase
 from backout.engines.values import Conflict, Resolution, RunRecord, TableName, UndoOutcome
 from integration.sqlite.driving import change, dump, elsewhere, make, opened, undo
 

@@ -24,7 +24,7 @@ from backout.engines.mariadb.session import Session, predicate_modes
 from backout.engines.values import CapturedTable, Column, Table, TableName
 from backout.sql.mariadb import tokens_of
 from backout.sql.mariadb_names import name_at, set_columns
-from backout.sql.mariadb_scan import Token, TokenKind
+from backout.sql.tokens import Token, TokenKind
 
 CAPTURED_BY = "two sessions, quick form"
 LEAST_ROWS = 5000  # below, the general form takes a fraction of a second

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from backout.engines.mariadb.names import comma, literal
 from backout.engines.mariadb.session import Session
+from backout.engines.table_json import table_as_json, table_of_json
 from backout.engines.values import (
     CapturedTable,
-    Column,
     Mode,
     RunRecord,
     RunStart,
     RunState,
-    Table,
     TableName,
 )
 
@@ -51,7 +49,7 @@ def write_end(
     for place, one in enumerate(tables):
         columns = json.dumps(one.after_columns, ensure_ascii=False)
         row = values(
-            *(run, place, _definition(one.table), one.before_rows, one.after_rows, one.both_rows, columns),
+            *(run, place, table_as_json(one.table), one.before_rows, one.after_rows, one.both_rows, columns),
             *(one.captured_by, one.before_rescue, one.after_rescue, one.left_rescue, one.undone),
         )
         session.run(
@@ -63,7 +61,7 @@ def write_end(
 def mark_undone(session: Session, run: int, name: TableName, *, left_rescue: str | None, undone: bool) -> None:
     """Record what an undo has left of one table."""
     for place, definition in session.rows(f"SELECT place, definition FROM backout.run_table WHERE run = {int(run)}"):
-        if _table(definition).name == name:
+        if table_of_json(definition).name == name:
             session.run(
                 f"UPDATE backout.run_table SET undone = {literal(undone)}, left_rescue = {literal(left_rescue)} "
                 f"WHERE run = {int(run)} AND place = {int(place)}"
@@ -115,7 +113,7 @@ def _time(value: datetime | None) -> datetime | None:
 def _captured(fields: Sequence[Any]) -> CapturedTable:
     definition, before, after, both, columns, captured_by, before_rescue, after_rescue, left, undone = fields
     return CapturedTable(
-        table=_table(definition),
+        table=table_of_json(definition),
         counted=None,
         before_rows=int(before),
         after_rows=int(after),
@@ -126,19 +124,4 @@ def _captured(fields: Sequence[Any]) -> CapturedTable:
         left_rescue=left,
         undone=bool(undone),
         both_rows=int(both),
-    )
-
-
-def _definition(table: Table) -> str:
-    return json.dumps(asdict(table), ensure_ascii=False)
-
-
-def _table(text: str) -> Table:
-    fields = json.loads(text)
-    return Table(
-        name=TableName(**fields["name"]),
-        identifier=fields["identifier"],
-        columns=tuple(Column(**column) for column in fields["columns"]),
-        key=tuple(fields["key"]),
-        triggers=tuple(fields["triggers"]),
     )

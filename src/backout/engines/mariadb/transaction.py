@@ -22,8 +22,8 @@ from backout.engines.mariadb.closure import Reach
 from backout.engines.mariadb.completeness import Counter
 from backout.engines.mariadb.errors import code_of, said, translated
 from backout.engines.mariadb.quick import PlainWrite, Rows, capture_rows, fits, plain_write, rows_of, rows_restored
-from backout.engines.mariadb.script import MariaScript
 from backout.engines.mariadb.session import Answer, Parameters, Session, bound
+from backout.engines.script import Script
 from backout.engines.values import (
     Capture,
     CapturedTable,
@@ -42,9 +42,9 @@ from backout.errors import BackoutError, Busy, DatabaseFailed, OutcomeUnknown, R
 from backout.sql.mariadb import tokens_of
 from backout.sql.mariadb_facts import Scope, judge
 from backout.sql.mariadb_names import Name, all_names, functions_of, name_at
-from backout.sql.mariadb_scan import Token
 from backout.sql.model import Kind
 from backout.sql.source import Source
+from backout.sql.tokens import Token
 
 if TYPE_CHECKING:
     from backout.engines.mariadb.journal import MariaJournal
@@ -243,9 +243,9 @@ class MariaTransaction:
         with self._supervised():
             self._main.run("RELEASE SAVEPOINT backout_script")
 
-    def script(self, guard: Callable[[str], None]) -> MariaScript:
+    def script(self, guard: Callable[[str], None]) -> Script:
         """The `db` that a Python change is given."""
-        return MariaScript(self, guard)
+        return Script("MariaDB", self, guard)
 
     # -- capture -------------------------------------------------------------------------------------------------------
 

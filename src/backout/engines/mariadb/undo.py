@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from backout.engines.conflicts import Found, allows, refusals, renumbered
+from backout.engines.conflicts import fingerprint as fingerprint_of
 from backout.engines.mariadb import images, records, undo_at_once, undo_report, undo_rows
 from backout.engines.mariadb.completeness import Counter
 from backout.engines.mariadb.names import comma, literal, qualified, quoted
 from backout.engines.mariadb.session import Session
 from backout.engines.mariadb.undo_apply import apply
 from backout.engines.mariadb.undo_references import dangling
-from backout.engines.mariadb.undo_report import Found
 from backout.engines.mariadb.undo_rows import Work
 from backout.engines.values import Conflict, Counts, Resolution, Settings, TableName, UndoOutcome, UndoPlan, UndoTable
 from backout.errors import Refused
@@ -95,7 +96,7 @@ def revert(ground: Ground, plan: UndoPlan, resolution: Resolution, reverted: Rev
     if whole is not None:
         reverted.at_once = plan.tables[0]
         restored = {plan.tables[0].table.name: Counts(updated=whole)}
-        seen = undo_report.fingerprint(())
+        seen = fingerprint_of(())
         return UndoOutcome(restored, (), HOW, refused=False, fingerprint=seen, notes=plan.notes), whole
     with _quiet(session), _savepoint(session):
         works = undo_rows.prepare(session, plan, ground.settings.rescue_schema)
@@ -103,22 +104,18 @@ def revert(ground: Ground, plan: UndoPlan, resolution: Resolution, reverted: Rev
         session.run("SAVEPOINT backout_judged")
         written = _settle(ground, works)
         met = undo_report.conflicts(session, works)
-        fingerprint = undo_report.fingerprint(met)
+        fingerprint = fingerprint_of(met)
         notes = list(plan.notes)
         left = met
         if resolution.overwrite and resolution.seen != fingerprint:
             notes.append("the conflicts are not those that were seen: look at the list and decide again")
             return _refusal(session, works, met, fingerprint, notes), 0
-        if not _allows(resolution, {entry.conflict.number for entry in met}):
+        if not allows(resolution, {entry.conflict.number for entry in met}):
             return _refusal(session, works, met, fingerprint, notes), 0
         if _force(session, met, resolution):
             written = _settle(ground, works)
-            left = undo_report.renumbered(undo_report.conflicts(session, works), met)
-        notes.extend(
-            f"conflict {entry.conflict.number} cannot be overwritten: {entry.conflict.kind.value}"
-            for entry in left
-            if entry.conflict.number in resolution.overwrite
-        )
+            left = renumbered(undo_report.conflicts(session, works), met)
+        notes.extend(refusals(left, resolution))
         if left and not resolution.partial:
             return _refusal(session, works, left, fingerprint, notes), 0
         restored = _restored(session, works)
@@ -202,12 +199,7 @@ def _require_exact(session: Session, works: Sequence[Work]) -> None:
             )
 
 
-def _allows(resolution: Resolution, numbers: set[int]) -> bool:
-    """Whether the undo may go on: each number that is named is in the list, and without `partial` all are named."""
-    return resolution.overwrite <= numbers and (resolution.partial or numbers <= resolution.overwrite)
-
-
-def _force(session: Session, met: Sequence[Found], resolution: Resolution) -> bool:
+def _force(session: Session, met: Sequence[Found[Work]], resolution: Resolution) -> bool:
     """Give the rows that `overwrite` names something to do; True if there are any. What was applied is taken back."""
     named = [entry for entry in met if entry.conflict.number in resolution.overwrite and _can_be_forced(entry)]
     if named:
@@ -223,7 +215,7 @@ def _force(session: Session, met: Sequence[Found], resolution: Resolution) -> bo
     return bool(named)
 
 
-def _can_be_forced(entry: Found) -> bool:
+def _can_be_forced(entry: Found[Work]) -> bool:
     conflict = entry.conflict
     gone = conflict.now is None and conflict.before is None
     return bool(entry.work.key) and not (conflict.kind.name in _FINAL or gone)
@@ -239,7 +231,7 @@ def _action(conflict: Conflict) -> str:
 
 
 def _refusal(
-    session: Session, works: tuple[Work, ...], left: Sequence[Found], fingerprint: str, notes: Sequence[str]
+    session: Session, works: tuple[Work, ...], left: Sequence[Found[Work]], fingerprint: str, notes: Sequence[str]
 ) -> UndoOutcome:
     session.run("ROLLBACK TO SAVEPOINT backout_undo")
     undo_rows.drop(session, works)

@@ -1,13 +1,10 @@
-"""The list of conflicts: in order, numbered from 1, printed, with the fingerprint that a later answer must repeat."""
+"""The list of conflicts: in order, numbered from 1, printed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
 
+from backout.engines.conflicts import Found
 from backout.engines.mariadb import images
 from backout.engines.mariadb.images import printed
 from backout.engines.mariadb.names import comma, quoted
@@ -18,18 +15,9 @@ from backout.engines.values import Column, Conflict, ConflictKind
 _Row = dict[str, str | None]
 
 
-@dataclass(frozen=True)
-class Found:
-    """A conflict with the row of the work table that it is about."""
-
-    conflict: Conflict
-    work: Work
-    row: int
-
-
-def conflicts(session: Session, works: Sequence[Work]) -> list[Found]:
+def conflicts(session: Session, works: Sequence[Work]) -> list[Found[Work]]:
     """All rows with a `kind`, in order of table and key."""
-    found: list[Found] = []
+    found: list[Found[Work]] = []
     for work in works:
         for conflict, row in _of_table(session, work, len(found)):
             found.append(Found(conflict, work, row))
@@ -96,25 +84,3 @@ def _text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-
-
-def fingerprint(found: Sequence[Found]) -> str:
-    """sha256 over number, table, key, kind and the row of now of every conflict."""
-    digest = hashlib.sha256()
-    for entry in found:
-        c = entry.conflict
-        now = None if c.now is None else dict(c.now)
-        digest.update(json.dumps([c.number, str(c.table), dict(c.key), c.kind.name, now], sort_keys=True).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
-
-
-def renumbered(found: Sequence[Found], known: Sequence[Found]) -> list[Found]:
-    """The same conflicts under the numbers that people have seen; those that are new come after."""
-    numbers = {(entry.work.table, entry.row): entry.conflict.number for entry in known}
-    following = count(len(known) + 1)
-    renamed = []
-    for entry in found:
-        number = numbers.get((entry.work.table, entry.row)) or next(following)
-        renamed.append(replace(entry, conflict=replace(entry.conflict, number=number)))
-    return renamed

@@ -14,7 +14,7 @@ from backout.engines.values import Settings, TableName
 from backout.errors import InvalidFile
 from backout.sql.mariadb import tokens_of
 from backout.sql.mariadb_names import functions_of, name_at
-from backout.sql.mariadb_scan import Token
+from backout.sql.tokens import Token
 
 
 def undo_obstacle(session: Session, names: Collection[TableName], settings: Settings) -> str | None:

@@ -47,6 +47,7 @@ class Form:
     nullable_key: tuple[str, ...]  # columns of the primary key that may be NULL
     loose_key: bool  # keys can be equal and yet differ: 'a' and 'A' under NOCASE, 1 and 1.0 without affinity
     ambiguous_key: bool  # the key's index compares otherwise than its columns do
+    settled: frozenset[str]  # columns whose values no unique index looks at, nor the key
 
 
 @lru_cache(maxsize=1024)  # the session asks for every row that is written
@@ -112,7 +113,25 @@ def form_of(connection: apsw.Connection, name: str) -> Form:
     alias = None if without_rowid else next((name for name in ROWID_NAMES if name not in taken), None)
     nullable = () if integer_key or without_rowid else tuple(str(column) for column, not_null in key if not not_null)
     loose, ambiguous = (False, False) if integer_key or not key else _comparison(connection, name)
-    return Form(name, str(kind), bool(without_rowid), alias, integer_key, nullable, loose, ambiguous)
+    settled = frozenset(str(column) for column, _, _ in columns) - _looked_at(connection, name)
+    return Form(name, str(kind), bool(without_rowid), alias, integer_key, nullable, loose, ambiguous, settled)
+
+
+def _looked_at(connection: apsw.Connection, name: str) -> frozenset[str]:
+    """Columns of the key and of unique indexes; all columns where one has a condition or an expression."""
+    found = {
+        column for (column,) in connection.execute("SELECT name FROM pragma_table_xinfo(?, 'main') WHERE pk", (name,))
+    }
+    for index, partial in connection.execute(
+        "SELECT name, partial FROM pragma_index_list(?, 'main') WHERE \"unique\"", (name,)
+    ).fetchall():
+        columns = connection.execute("SELECT name FROM pragma_index_xinfo(?) WHERE key", (index,)).fetchall()
+        if partial or (None,) in columns:
+            return frozenset(
+                name for (name,) in connection.execute("SELECT name FROM pragma_table_xinfo(?, 'main')", (name,))
+            )
+        found.update(column for (column,) in columns)
+    return frozenset(found)
 
 
 def _comparison(connection: apsw.Connection, name: str) -> tuple[bool, bool]:

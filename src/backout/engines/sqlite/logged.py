@@ -56,8 +56,8 @@ def store(
         tripwire = f'table "{logged.table.name.name}": {logged.events} rows captured, {stored + added} stored'
     if logged.statements > 1:  # one statement writes a row once
         images.keep_first(connection, logged.table, logged.before)
-    changed, present = _changed(connection, logged)
-    added = added - present if logged.inserted else 0
+    changed = _changed(connection, logged)
+    added = _count_added(connection, logged) if added else 0
     after = images.rescue_name(run, position, "after")
     columns = tuple(
         column.name
@@ -116,16 +116,25 @@ def _differ(name: str) -> str:
     return f"NOT {same(f'T.{quote_name(name)}', f'I.{quote_name(name)}')}"
 
 
-def _changed(connection: apsw.Connection, logged: Logged) -> tuple[tuple[str, ...], int]:
-    """(columns that differ in some row, rows that are still there or there again).
+def _changed(connection: apsw.Connection, logged: Logged) -> tuple[str, ...]:
+    """Columns that differ in some row. Of one column alone the post-images will tell."""
+    if len(logged.written) < 2:
+        return logged.written
+    (values,) = fetch(
+        connection, f"SELECT {', '.join(f'max({_differ(name)})' for name in logged.written)} {_source(logged)}"
+    )
+    return tuple(name for name, differ in zip(logged.written, values, strict=True) if differ)
 
-    Of one column alone the post-images will tell, and where nothing was inserted nobody asks how many are there.
-    """
-    if len(logged.written) < 2 and not logged.inserted:
-        return logged.written, 0
-    asked = ", ".join(["count(*)", *(f"max({_differ(name)})" for name in logged.written)])
-    (values,) = fetch(connection, f"SELECT {asked} {_source(logged)}")
-    return tuple(name for name, differ in zip(logged.written, values[1:], strict=True) if differ), int(values[0])
+
+def _count_added(connection: apsw.Connection, logged: Logged) -> int:
+    """Rows that were inserted and not there before: an undo inserts again what it has deleted."""
+    return int(single(connection, f"SELECT count(*) FROM {logged.inserted} AS I WHERE {_is_new(logged)}"))
+
+
+def _is_new(logged: Logged) -> str:
+    """SQL: an inserted key, of I, has no pre-image."""
+    key, own = (", ".join(prefix + quote_name(name) for name in logged.table.key) for prefix in ("", "I."))
+    return f"({own}) NOT IN (SELECT {key} FROM {main_table(logged.before)})"
 
 
 def _store_changed(
@@ -146,15 +155,14 @@ def _store_added(connection: apsw.Connection, logged: Logged, after: str) -> int
     """Post-images of rows that were not there before; returns how many there are."""
     row, table = quote_name(images.row_column(logged.table)), logged.table
     names = [column.name for column in table.restorable]
-    listed, key = ", ".join([row, *map(quote_name, names)]), ", ".join(map(quote_name, table.key))
+    listed = ", ".join([row, *map(quote_name, names)])
     values = ", ".join(f"T.{quote_name(name)}" for name in names)
     last = int(single(connection, f"SELECT max({row}) FROM {main_table(logged.before)}") or 0)
     before = _count(connection, after)
     connection.execute(
         f"INSERT INTO {main_table(after)} ({listed}) SELECT {last} + I._rowid_, {values}"
         f" FROM {logged.inserted} AS I CROSS JOIN {main_table(table.name.name)} AS T ON {same_key(table, 'T', 'I')}"
-        f" WHERE ({', '.join('I.' + quote_name(name) for name in table.key)})"
-        f" NOT IN (SELECT {key} FROM {main_table(logged.before)})"
+        f" WHERE {_is_new(logged)}"
     )
     return _count(connection, after) - before
 

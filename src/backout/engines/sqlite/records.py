@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 import apsw
 
 from backout.engines.sqlite.statements import fetch
-from backout.engines.values import CapturedTable, Column, Mode, RunRecord, RunStart, RunState, Table, TableName
+from backout.engines.table_json import table_as_json, table_of_json
+from backout.engines.values import CapturedTable, Mode, RunRecord, RunStart, RunState, TableName
 
 NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"  # the database's clock, which is that of this machine
 
@@ -58,7 +58,7 @@ def write_end(
     connection.execute(_END_RUN, {"run": run, "state": state.value, "report": text})
     connection.execute("DELETE FROM main.backout_run_table WHERE run = ?", (run,))
     for position, entry in enumerate(tables):
-        values = (run, position, entry.table.name.name, _definition(entry.table), entry.before_rows, entry.after_rows)
+        values = (run, position, entry.table.name.name, table_as_json(entry.table), entry.before_rows, entry.after_rows)
         rescue = (entry.before_rescue, entry.after_rescue, entry.left_rescue, int(entry.undone), entry.both_rows)
         columns = json.dumps(entry.after_columns, ensure_ascii=False)
         connection.execute(_INSERT_TABLE, (*values, columns, entry.captured_by, *rescue))
@@ -125,7 +125,7 @@ def _tables(connection: apsw.Connection, run: int) -> tuple[CapturedTable, ...]:
     for definition, before, after, columns, by, *rescue, undone, both in fetch(connection, _SELECT_TABLES, (run,)):
         found.append(
             CapturedTable(
-                table=_table(definition),
+                table=table_of_json(definition),
                 counted=None,
                 before_rows=before,
                 after_rows=after,
@@ -139,18 +139,3 @@ def _tables(connection: apsw.Connection, run: int) -> tuple[CapturedTable, ...]:
             )
         )
     return tuple(found)
-
-
-def _definition(table: Table) -> str:
-    return json.dumps(asdict(table), ensure_ascii=False)
-
-
-def _table(text: str) -> Table:
-    fields = json.loads(text)
-    return Table(
-        name=TableName(**fields["name"]),
-        identifier=fields["identifier"],
-        columns=tuple(Column(**column) for column in fields["columns"]),
-        key=tuple(fields["key"]),
-        triggers=tuple(fields["triggers"]),
-    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import apsw
 
+from backout.engines.script import Script
 from backout.engines.sqlite import capture, images, records, undo
 from backout.engines.sqlite.catalogue import loose_counts, unfollowed_tables
 from backout.engines.sqlite.errors import ROLLED_BACK, UNTOUCHED, seconds, translated
@@ -16,7 +17,6 @@ from backout.engines.sqlite.guard import Guard
 from backout.engines.sqlite.handle import Handle
 from backout.engines.sqlite.intent import foresee
 from backout.engines.sqlite.rescue_triggers import RescueTriggers
-from backout.engines.sqlite.script import SqliteScript
 from backout.engines.sqlite.statements import Parameters, SqliteResult, run, single
 from backout.engines.values import (
     Capture,
@@ -171,9 +171,9 @@ class SqliteTransaction:
         finally:
             self._guard.let_own(passing=False)
 
-    def script(self, guard: Callable[[str], None]) -> SqliteScript:
+    def script(self, guard: Callable[[str], None]) -> Script:
         """The `db` that a Python change is given."""
-        return SqliteScript(self, guard)
+        return Script("SQLite", self, guard)
 
     def capture(self, run: int, hints: Sequence[UpdateHint], *, keep: bool) -> Capture:  # noqa: ARG002  the protocol's
         """Put all images into rescue tables; may be called again after `revert`, for what is left then.

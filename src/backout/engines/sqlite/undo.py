@@ -11,13 +11,14 @@ from contextlib import contextmanager
 
 import apsw
 
+from backout.engines.conflicts import Found, allows, refusals, renumbered
+from backout.engines.conflicts import fingerprint as fingerprint_of
 from backout.engines.sqlite import images, undo_report, undo_rows
 from backout.engines.sqlite.handle import Handle
 from backout.engines.sqlite.records import begin_undone, mark_undone, set_open_conflicts
 from backout.engines.sqlite.statements import main_table, quote_name, single
 from backout.engines.sqlite.undo_apply import Offender, apply
 from backout.engines.sqlite.undo_references import dangling
-from backout.engines.sqlite.undo_report import Found
 from backout.engines.sqlite.undo_rows import Work
 from backout.engines.values import Conflict, Counts, Resolution, TableName, UndoOutcome, UndoPlan
 
@@ -33,22 +34,18 @@ def revert(handle: Handle, plan: UndoPlan, resolution: Resolution) -> tuple[Undo
         _bind_indexes(connection, works)
         written = _settle(handle, works)
         met = undo_report.conflicts(connection, works)
-        fingerprint = undo_report.fingerprint(met)
+        fingerprint = fingerprint_of(met)
         notes = list(plan.notes)
         left = met
         if resolution.overwrite and resolution.seen != fingerprint:
             notes.append("the conflicts are not those that were seen: look at the list and decide again")
             return _refusal(savepoint, met, fingerprint, notes), 0
-        if not _allows(resolution, {entry.conflict.number for entry in met}):
+        if not allows(resolution, {entry.conflict.number for entry in met}):
             return _refusal(savepoint, met, fingerprint, notes), 0
         if _force(connection, met, resolution):
             written = _settle(handle, works)
-            left = undo_report.renumbered(undo_report.conflicts(connection, works), met)
-        notes.extend(
-            f"conflict {entry.conflict.number} cannot be overwritten: {entry.conflict.kind.value}"
-            for entry in left
-            if entry.conflict.number in resolution.overwrite
-        )
+            left = renumbered(undo_report.conflicts(connection, works), met)
+        notes.extend(refusals(left, resolution))
         if left and not resolution.partial:
             return _refusal(savepoint, left, fingerprint, notes), 0
         restored = _restored(connection, works)
@@ -57,11 +54,6 @@ def revert(handle: Handle, plan: UndoPlan, resolution: Resolution) -> tuple[Undo
     return UndoOutcome(
         restored, tuple(f.conflict for f in left), HOW, refused=False, fingerprint=fingerprint, notes=tuple(notes)
     ), written
-
-
-def _allows(resolution: Resolution, numbers: set[int]) -> bool:
-    """Whether the undo may go on: each number that is named is in the list, and without `partial` all are named."""
-    return resolution.overwrite <= numbers and (resolution.partial or numbers <= resolution.overwrite)
 
 
 @contextmanager
@@ -151,7 +143,7 @@ def _mark(connection: apsw.Connection, offenders: Sequence[Offender]) -> None:
         )
 
 
-def _force(connection: apsw.Connection, met: Sequence[Found], resolution: Resolution) -> bool:
+def _force(connection: apsw.Connection, met: Sequence[Found[Work]], resolution: Resolution) -> bool:
     """Give the rows that `overwrite` names something to do; True if there are any. What was applied is taken back."""
     named = [entry for entry in met if entry.conflict.number in resolution.overwrite and _can_be_forced(entry)]
     if named:
@@ -166,7 +158,7 @@ def _force(connection: apsw.Connection, met: Sequence[Found], resolution: Resolu
     return bool(named)
 
 
-def _can_be_forced(entry: Found) -> bool:
+def _can_be_forced(entry: Found[Work]) -> bool:
     conflict = entry.conflict
     gone = conflict.now is None and conflict.before is None
     return not (conflict.kind.name in _FINAL or entry.work.virtual or gone)
@@ -181,7 +173,7 @@ def _action(conflict: Conflict) -> str:
     return "update" if conflict.before is not None else "delete"
 
 
-def _refusal(savepoint: _Savepoint, left: Sequence[Found], fingerprint: str, notes: Sequence[str]) -> UndoOutcome:
+def _refusal(savepoint: _Savepoint, left: Sequence[Found[Work]], fingerprint: str, notes: Sequence[str]) -> UndoOutcome:
     savepoint.back()
     conflicts = tuple(entry.conflict for entry in left)
     return UndoOutcome({}, conflicts, HOW, refused=True, fingerprint=fingerprint, notes=tuple(notes))

@@ -1,4 +1,6 @@
-"""Put the rows back: delete all that have to move, then insert all as they were, so that no order matters.
+"""Put the rows back: delete all that have to move, update the others, insert all that moved as they were.
+
+No order matters so: an update in place touches nothing that rows are compared with.
 
 Triggers and foreign keys are off meanwhile, hence a row that is deleted and inserted again is noticed by nothing; swaps
 and shifts of unique values need no spare value. What a constraint refuses is found row by row, and reported.
@@ -17,6 +19,7 @@ from backout.engines.sqlite.undo_rows import Pair, Work, touched
 from backout.errors import ROLLED_BACK, BackoutError
 
 MOVED = "action IN ('delete', 'update', 'replace')"
+_IN_PLACE = "action = 'update' AND NOT moves"
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,12 @@ def apply(connection: apsw.Connection, works: Sequence[Work]) -> list[Offender]:
         _delete(connection, work)
     offenders: list[Offender] = []
     for work in works:
-        offenders += _insert(connection, work, _insert_again(work))
+        if work.key and work.in_place:
+            offenders += _write(connection, work, _update_in_place(work))
+    for work in works:
+        offenders += _write(connection, work, _insert_again(work))
         if work.plan.captured.before_rescue:
-            offenders += _insert(connection, work, _insert_missing(work))
+            offenders += _write(connection, work, _insert_missing(work))
     return offenders
 
 
@@ -47,7 +53,7 @@ def _delete(connection: apsw.Connection, work: Work) -> None:
         values = ", ".join(f"n{pair.place}" for pair in work.key)
     else:
         columns, values = "_rowid_", "nrow"
-    moved = f"FROM {work.table} WHERE {MOVED}"
+    moved = f"FROM {work.table} WHERE {MOVED} AND NOT ({_IN_PLACE})"
     before = connection.total_changes()
     connection.execute(f"DELETE FROM {work.target} WHERE ({columns}) IN (SELECT {values} {moved})")
     removed = connection.total_changes() - before
@@ -57,7 +63,7 @@ def _delete(connection: apsw.Connection, work: Work) -> None:
         raise BackoutError(f'undo found {expected} rows of table "{name}" and removed {removed}', state=ROLLED_BACK)
 
 
-def _insert(connection: apsw.Connection, work: Work, statement: str) -> list[Offender]:
+def _write(connection: apsw.Connection, work: Work, statement: str) -> list[Offender]:
     """All at once; if that is refused, one by one, to learn which."""
     try:
         connection.execute(statement)
@@ -73,6 +79,13 @@ def _insert(connection: apsw.Connection, work: Work, statement: str) -> list[Off
     return offenders
 
 
+def _update_in_place(work: Work) -> str:
+    """SQL: the touched columns put back, where nothing else of the row has to move."""
+    values = ", ".join(f"{quote_name(pair.new)} = {_value(work, pair, pair.place)}" for pair in work.in_place)
+    match = " AND ".join(f"T.{quote_name(pair.new)} = U.n{pair.place}" for pair in work.key)
+    return f"UPDATE {work.target} AS T SET {values} FROM {work.images} WHERE {match} AND U.action = 'update' AND NOT U.moves"
+
+
 def _insert_again(work: Work) -> str:
     """SQL: rows that are there now, with the touched columns put back; hidden rowids stay."""
     by_place = {pair.place: pair for pair in (*work.key, *work.pairs)}
@@ -83,7 +96,7 @@ def _insert_again(work: Work) -> str:
         values.append("U.nrow")
     return (
         f"INSERT INTO {work.target} ({', '.join(columns)}) SELECT {', '.join(values)} "
-        f"FROM {work.images} WHERE U.action IN ('update', 'replace')"
+        f"FROM {work.images} WHERE (U.action = 'replace' OR U.action = 'update' AND U.moves)"
     )
 
 

@@ -1,33 +1,21 @@
-"""The list of conflicts: in order, numbered from 1, printed, with the fingerprint that a later answer must repeat."""
+"""The list of conflicts: in order, numbered from 1, printed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
 
 import apsw
 
+from backout.engines.conflicts import Found
 from backout.engines.sqlite import images
 from backout.engines.sqlite.statements import fetch, printed, quote_name
 from backout.engines.sqlite.undo_rows import Work
 from backout.engines.values import Conflict, ConflictKind
 
 
-@dataclass(frozen=True)
-class Found:
-    """A conflict with the row of the work table that it is about."""
-
-    conflict: Conflict
-    work: Work
-    row: int
-
-
-def conflicts(connection: apsw.Connection, works: Sequence[Work]) -> list[Found]:
+def conflicts(connection: apsw.Connection, works: Sequence[Work]) -> list[Found[Work]]:
     """All rows with a `kind`, in order of table and key."""
-    found: list[Found] = []
+    found: list[Found[Work]] = []
     for work in works:
         for conflict, row in _of_table(connection, work, len(found)):
             found.append(Found(conflict, work, row))
@@ -63,25 +51,3 @@ def _of_table(connection: apsw.Connection, work: Work, numbered: int) -> Iterato
             detail=detail or "",
         )
         yield conflict, int(row)
-
-
-def fingerprint(found: Sequence[Found]) -> str:
-    """sha256 over number, table, key, kind and the row of now of every conflict."""
-    digest = hashlib.sha256()
-    for entry in found:
-        c = entry.conflict
-        now = None if c.now is None else dict(c.now)
-        digest.update(json.dumps([c.number, str(c.table), dict(c.key), c.kind.name, now], sort_keys=True).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
-
-
-def renumbered(found: Sequence[Found], known: Sequence[Found]) -> list[Found]:
-    """The same conflicts under the numbers that people have seen; those that are new come after."""
-    numbers = {(entry.work.table, entry.row): entry.conflict.number for entry in known}
-    following = count(len(known) + 1)
-    renamed = []
-    for entry in found:
-        number = numbers.get((entry.work.table, entry.row)) or next(following)
-        renamed.append(replace(entry, conflict=replace(entry.conflict, number=number)))
-    return renamed

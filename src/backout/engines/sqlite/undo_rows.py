@@ -1,7 +1,8 @@
 """What an undo finds: one temporary table per captured table, a row for each captured row, judged against now.
 
 `action` says what to do ("insert", "update", "delete", "replace"; NULL: nothing), `kind` why not (a ConflictKind's
-name), `cols` which columns are in conflict, n0… the row of now. All in SQL, so that no value passes through Python.
+name), `cols` which columns are in conflict, `moves` whether an update touches what other rows are compared with, n0… the
+row of now. All in SQL, so that no value passes through Python.
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ class Work:
     def now_columns(self) -> tuple[str, ...]:
         """The columns behind n0…"""
         return tuple(column.name for column in self.plan.table.restorable)
+
+    @property
+    def in_place(self) -> tuple[Pair, ...]:
+        """The columns that an UPDATE can put back, in whatever order: no constraint compares them between rows."""
+        known = images.columns_after(self.plan.captured)
+        return tuple(pair for pair in self.pairs if pair.old in known and pair.new in self.form.settled)
 
     @property
     def images(self) -> str:
@@ -102,7 +109,7 @@ def _create(connection: apsw.Connection, work: Work) -> None:
     connection.execute(f"DROP TABLE IF EXISTS {work.table}")
     connection.execute(
         f"CREATE TEMP TABLE {work.table.removeprefix('temp.')} "
-        f"(row INTEGER PRIMARY KEY, b, a, n, nrow, action, kind, cols, detail, forced DEFAULT 0{now})"
+        f"(row INTEGER PRIMARY KEY, b, a, n, nrow, action, kind, cols, detail, forced DEFAULT 0, moves DEFAULT 1{now})"
     )
 
 
@@ -164,12 +171,15 @@ def _judge_keyed(work: Work) -> str:
             for pair in (*work.key, *work.pairs)
         ]
     )
+    in_place = work.in_place
+    moved = [touched(work, pair) for pair in (*work.key, *work.pairs) if pair not in in_place]
+    moves = " OR ".join(one for one in moved if one != "0") or "0"
     rowid = f"T.{work.form.rowid_alias}" if work.form.rowid_alias else "NULL"
     now = "".join(f", T.{quote_name(name)} AS n{i}" for i, name in enumerate(work.now_columns))
     n_list = "".join(f", n{i}" for i in range(len(work.now_columns)))
     return f"""
-        INSERT INTO {work.table} (row, b, a, n, nrow, action, kind, cols{n_list})
-        SELECT row, b, a, n, nrow,
+        INSERT INTO {work.table} (row, b, a, n, nrow, moves, action, kind, cols{n_list})
+        SELECT row, b, a, n, nrow, moves,
                CASE WHEN b AND a THEN CASE WHEN n AND cols = '' AND todo <> '' THEN 'update' END
                     WHEN a THEN CASE WHEN n AND cols = '' THEN 'delete' END
                     WHEN NOT n THEN 'insert' END,
@@ -177,7 +187,7 @@ def _judge_keyed(work: Work) -> str:
                     WHEN n AND cols <> '' THEN CASE WHEN a THEN 'CHANGED' ELSE 'KEY_REUSED' END END,
                CASE WHEN n THEN cols ELSE '' END{n_list}
           FROM (SELECT U.row AS row, {has_before} AS b, {has_after} AS a, {present} AS n, {rowid} AS nrow,
-                       {conflicts} AS cols, {todo} AS todo{now}
+                       {conflicts} AS cols, {todo} AS todo, {moves} AS moves{now}
                   FROM {images.image_joins(captured, _ids(work))} LEFT JOIN {work.target} AS T ON {match})"""
 
 

@@ -5,34 +5,36 @@ Twin: `engines/postgres/script.py`, which offers the same and SQLAlchemy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-from backout.engines.mariadb.session import Answer, Parameters
+from backout.engines.protocol import Result
 from backout.errors import Refused
+
+Parameters = Sequence[Any] | Mapping[str, Any]
 
 
 @dataclass
 class Rows:
     """The answer to one statement of a script, in the manner of a DB-API cursor; all rows are here already."""
 
-    result: Answer
+    answer: Result
     _left: Iterator[tuple[Any, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._left = iter(self.result.rows)
+        self._left = iter(self.answer.rows)
 
     @property
     def rows(self) -> Sequence[tuple[Any, ...]]:
         """All rows, fetched or not."""
-        return self.result.rows
+        return self.answer.rows
 
     @property
     def rowcount(self) -> int:
-        """Rows that were written, those that matched included; of a query, rows that were found."""
-        return len(self.result.rows) if self.result.columns else self.result.affected
+        """Rows that were written, as the engine counts them; of a query, rows that were found."""
+        return len(self.answer.rows) if self.answer.columns else self.answer.affected
 
     def fetchone(self) -> tuple[Any, ...] | None:
         """Return the next row, or None after the last."""
@@ -49,16 +51,17 @@ class Rows:
 class Supervised(Protocol):
     """What a script needs of the transaction."""
 
-    def execute(self, statement: str, parameters: Parameters = ()) -> Answer: ...
+    def execute(self, statement: str, parameters: Parameters = ()) -> Result: ...
 
     def savepoint(self) -> AbstractContextManager[None]: ...
 
 
-class MariaScript:
-    """What `apply(db)` gets. Parameters are `%s`, `%(name)s`, `?` or `:name`; values never become part of the text."""
+class Script:
+    """What `apply(db)` gets, on an engine without `db.sqlalchemy()`. Values never become part of the text."""
 
-    def __init__(self, transaction: Supervised, guard: Callable[[str], None]) -> None:
-        self._transaction, self._guard = transaction, guard
+    def __init__(self, engine: str, transaction: Supervised, guard: Callable[[str], None]) -> None:
+        """`engine` is its name, for messages."""
+        self._engine, self._transaction, self._guard = engine, transaction, guard
         self.mode = "real"  # "ghost" in a ghost run
 
     def execute(self, statement: str, parameters: Parameters = ()) -> Rows:
@@ -71,10 +74,10 @@ class MariaScript:
         return self._transaction.savepoint()
 
     def sqlalchemy(self) -> Any:
-        """Always raises Refused: what SQLAlchemy's driver sends could not be read beforehand in every case."""
+        """Always raises Refused: it would go through a driver whose statements could not all be read beforehand."""
         raise Refused(
             "capability",
-            "db.sqlalchemy() is not available on MariaDB",
+            f"db.sqlalchemy() is not available on {self._engine}",
             hint='use db.execute("…", parameters); compile a statement with str(statement.compile(…))',
         )
 

@@ -52,6 +52,7 @@ class SqliteDatabase:
         writing_ctes=Missing("a CTE can only read"),
         writing_functions=Missing("there are no stored functions or procedures"),
         batches=Missing("SQLite has one writer at a time and no row locks: a change is one transaction"),
+        tracking=Missing("tracking files are not built for SQLite: the rows of `@pre` and `@post` are counted"),
         merge=Missing("there is no MERGE; `INSERT … ON CONFLICT DO UPDATE` is captured"),
         identity_always=Missing("there are no identity columns; AUTOINCREMENT keys are captured like any other"),
         partitions=Missing("there are no partitioned tables"),
