@@ -1,11 +1,11 @@
 # What a developer types. Each target sets up what it needs (scripts/setup.sh) and is quiet about what is there.
-# WORKERS=4 make test: that many processes. PYTEST='-k undo -x' make test: more options for pytest.
+# WORKERS=4 make test: that many processes; else one more than there are processors, since some are waiting always. PYTEST='-k undo -x' make test: more options for pytest.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-WORKERS ?= auto
+WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 PYTEST ?=
 BIN := .venv/bin
 RUN_TESTS := $(BIN)/pytest -n $(WORKERS)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import postgres, sqlite
+from bench import mariadb, postgres, sqlite
 from bench.measure import Ratio
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -23,6 +23,7 @@ process's start to its end. The server runs with fsync, on the machine of the me
 ENGINES: Mapping[str, tuple[str, Callable[[int], tuple[list[Ratio], list[str]]]]] = {
     "postgres": ("PostgreSQL", postgres.measure),
     "sqlite": ("SQLite", sqlite.measure),
+    "mariadb": ("MariaDB", mariadb.measure),
 }
 
 

@@ -7,7 +7,6 @@ Paired with what a careful person types: `INSERT INTO rescue SELECT … FOR UPDA
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.measure import Ratio, medians
+from bench.measure import Ratio, medians, typed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -24,13 +23,13 @@ from servers_mariadb import MariaDatabase, MariaServers
 CHANGE = """-- /// change
 -- title = "Close half of the referrals"
 -- data = "internal"
+-- repeat = true
 -- ///
 
 UPDATE referral SET status = 'closed' WHERE id % 2 = 0;
 """
 UPDATE = "UPDATE referral SET status = 'closed' WHERE id % 2 = 0"
 COPY_BACK = "UPDATE referral t JOIN by_hand r ON r.id = t.id SET t.status = r.status"
-PROGRAM = str(Path(sys.executable).with_name("backout"))
 TABLE = """CREATE TABLE base (id BIGINT PRIMARY KEY, clinic_id INT, status VARCHAR(20), reason VARCHAR(40), opened_at DATETIME,
 amount DECIMAL(12, 2), urgent BOOLEAN, updated_at DATETIME, KEY (clinic_id))"""
 
@@ -75,20 +74,14 @@ class Bench:
         """The undo by hand."""
         self.run("START TRANSACTION", COPY_BACK, "COMMIT")
 
-    def backout(self, *words: str) -> None:
-        """The command line, as a user types it."""
-        ended = subprocess.run([PROGRAM, *words], cwd=self.folder, capture_output=True, text=True, check=False)
-        if ended.returncode:
-            raise SystemExit(f"backout {' '.join(words)}: {ended.stdout}{ended.stderr}")
-
     def guarded(self) -> None:
         """The guarded update."""
-        self.backout("run", "half", "--on", "bench", "--yes")
+        typed(self.folder, "run", "half", "--on", "bench", "--yes")
 
     def undo(self) -> None:
         """Of the last run."""
         ((number,),) = self.run("SELECT MAX(number) FROM backout.run WHERE mode = 'real'")
-        self.backout("undo", f"bench-{number}", "--yes")
+        typed(self.folder, "undo", f"bench-{number}", "--yes")
 
 
 @contextmanager
@@ -103,10 +96,10 @@ def _bench(rows: int) -> Iterator[Bench]:
         servers.stop()
 
 
-def measure(rounds: int, rows: int = 500_000) -> list[Ratio]:
-    """Both ratios of the issue."""
+def measure(rounds: int, rows: int = 500_000) -> tuple[list[Ratio], list[str]]:
+    """All MariaDB figures: ratios, and lines of absolute ones."""
     with _bench(rows) as bench:
-        bench.backout("init", "--on", "bench")
+        typed(bench.folder, "init", "--on", "bench")
 
         def changed_by_hand() -> None:
             bench.fresh()
@@ -124,12 +117,9 @@ def measure(rounds: int, rows: int = 500_000) -> list[Ratio]:
             "undo": (changed_by_backout, bench.undo),
         }
         times = medians(forms, rounds)
-    return [
+        ((version,),) = bench.run("SELECT VERSION()")
+    ratios = [
         Ratio(f"guarded update of {rows // 2:,} of {rows:,} rows / by hand", times["guarded"], times["by hand"], 1.2),
         Ratio("its undo / copy back by hand", times["undo"], times["copy back"], 1.3),
     ]
-
-
-if __name__ == "__main__":
-    arguments = [int(word) for word in sys.argv[1:]]
-    print("\n".join(ratio.row() for ratio in measure(*(arguments or [3]))))
+    return ratios, [f"- MariaDB {version}, {os.cpu_count()} cores"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
@@ -12,11 +11,12 @@ from time import perf_counter
 import psycopg
 
 from backout.engines.postgres.embedded import EmbeddedServer
-from bench.measure import Ratio, medians
+from bench.measure import INSTALLED, PROGRAM, Ratio, medians, typed
 
 CHANGE = """-- /// change
 -- title = "Close half of the referrals"
 -- data = "internal"
+-- repeat = true
 -- ///
 
 UPDATE referral SET status = 'closed' WHERE id % 2 = 0;
@@ -25,9 +25,6 @@ SMALL = CHANGE.replace("id % 2 = 0", "id <= 100")
 UPDATE = "UPDATE referral SET status = 'closed' WHERE id % 2 = 0"
 COPY_BACK = "UPDATE referral t SET status = r.status FROM by_hand r WHERE r.id = t.id"
 ROWS = 1_000_000
-PROGRAM = str(Path(sys.executable).with_name("backout"))
-#: As pip installs it: with its modules compiled, whatever this shell says about bytecode.
-INSTALLED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 class Bench:
@@ -80,19 +77,8 @@ class Bench:
             self.connection.execute(COPY_BACK)
 
     def backout(self, *words: str) -> tuple[float, float]:
-        """Run the command line as a user does. Returns (seconds of the command, its peak memory in MiB)."""
-        began = perf_counter()
-        with tempfile.TemporaryFile() as output:
-            process = subprocess.Popen(
-                [PROGRAM, *words, "--json"], cwd=self.folder, env=INSTALLED, stdout=output, stderr=output
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = perf_counter() - began
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
-                output.seek(0)
-                raise SystemExit(f"backout {' '.join(words)} failed: {output.read().decode()}")
-        return seconds, usage.ru_maxrss / 1024
+        """(seconds of the command, its peak memory in MiB)."""
+        return typed(self.folder, *words)
 
 
 def _help() -> float:

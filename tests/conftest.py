@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +17,18 @@ from servers_mariadb import MariaDatabase, MariaServers
 
 if place := in_memory():
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)  # where tmp_path is: SQLite's files wait for no disk
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # commands start as they do where pip has compiled them
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, and children inherit that
 
 settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-settings.register_profile("hunt", settings.get_profile("default"), derandomize=False, max_examples=5_000)
+settings.register_profile(
+    "hunt",
+    settings.get_profile("default"),
+    derandomize=False,
+    max_examples=int(os.environ.get("HUNT_EXAMPLES", "5000")),
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

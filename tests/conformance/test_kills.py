@@ -89,7 +89,7 @@ class Scene:
         """Each rescue table belongs to a run that committed, and no session or lock of ours is left."""
         wait_until(lambda: not self.target.leftovers())
         committed = {
-            one.number for one in self.stage.project.log("test", limit=1000) if one.state is RunState.COMMITTED
+            one.number for one in self.stage.project.log("test", limit=1_000_000) if one.state is RunState.COMMITTED
         }
         for name in self.target.rescue_tables():
             found = re.search(r"run_(\d+)_", name)

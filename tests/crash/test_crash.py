@@ -241,7 +241,7 @@ def strike(scene: Scene, order: Order) -> tuple[dict[str, Any], RunRecord | None
 
 
 def _write() -> Any:
-    from backout.project.project import Intent
+    from backout.project.doors import Intent
 
     return Intent.WRITE
 

@@ -137,7 +137,9 @@ def obey(order: Order) -> int:
         status, said = 8, "interrupted"
     except BaseException as error:  # noqa: BLE001 -- told to the test, which fails
         status, said = NOT_OURS, f"{type(error).__name__}: {error}"
-    Path(order.answer).write_text(json.dumps({"said": said, "words": moments.count, "last": moments.last}))
+    whole = Path(order.answer).with_suffix(".part")  # a kill may come while it is written
+    whole.write_text(json.dumps({"said": said, "words": moments.count, "last": moments.last}))
+    whole.replace(order.answer)
     return status
 
 

@@ -7,8 +7,10 @@ signature or believed of an account.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +21,7 @@ from backout.errors import UsageError
 if TYPE_CHECKING:
     from backout.change.model import Change
     from backout.project import Project
-    from backout.project.statements import Spoken, Statements
+    from backout.project.statements import Spoken
 
 WHY = click.option("--why", required=True, metavar="TEXT", help="The reason, for everybody to read.")
 OBJECTION = click.option(
@@ -29,19 +31,45 @@ OBJECTION = click.option(
 )
 
 
-@verb("submit", example="backout submit close-outage-referrals")
+@verb(
+    "submit",
+    example="backout submit close-outage-referrals\nbackout submit --private ../merge-patients.sql --to bob --to platform",
+)
 @CHANGE
+@click.option("--private", is_flag=True, help="Put its text into the ledger, encrypted, and nowhere else.")
+@click.option(
+    "--to", "to", multiple=True, metavar="WHOM",
+    help="With --private: a person, role or team that can read it; can be repeated. [default: everybody in [people]]",
+)  # fmt: skip
 @KEY
 @CONFIG
 @JSON
-def submit(change: str, key: Path | None, config: Path | None, *, json_: bool) -> None:
+def submit(
+    change: str, key: Path | None, config: Path | None, *, private: bool, to: tuple[str, ...], json_: bool
+) -> None:
     """Hand a change in for review, as it is now.
 
     Whoever submits counts as an author, and cannot approve. After any edit it has to be submitted again.
+    With --private everything that takes a change takes it from the ledger by its name, for those whose key opens it.
     """
+    if to and not private:
+        raise UsageError("--to is for --private", hint="a change that is submitted openly is in the project's folder")
     project = _project(config, key)
-    spoken = project.statements.submit(project.change(change))
-    tell(spoken, "submitted", json_=json_)
+    found = project.change(change)
+    if not private:
+        if found.is_private:
+            raise UsageError(f'"{change}" is private', hint=f"backout submit --private {change}")
+        tell(project.statements.submit(found), "submitted", json_=json_)
+        return
+    submitted = project.private.submit(found, to)
+    tell(submitted.spoken, "submitted, encrypted", json_=json_)
+    if json_:
+        return
+    show_text(plain(f"for: {', '.join(submitted.readers)}"))
+    for name, why in submitted.left_out.items():
+        show_error(f"note: {name} cannot read it: {why}")
+    if not found.is_private:
+        show_error(f"note: {found.path} is not needed any more, and should not stay: it is in clear")
 
 
 @verb(
@@ -83,103 +111,92 @@ def approve(
     tell(spoken, f"approved for {kind}", json_=json_)
 
 
+@dataclass(frozen=True)
+class About:
+    """The change that somebody speaks of, and where; `json_`: the answer is for a program."""
+
+    project: Project
+    change: Change
+    environment: str
+    json_: bool
+
+    def tell(self, spoken: Spoken, done: str) -> None:
+        """Print the statement that was made."""
+        tell(spoken, done, json_=self.json_)
+
+
+def _about_a_change(*options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a verb take CHANGE, --on, --key, --config and --json, handed over as one `About`, and `options` of its own."""
+
+    def decorate(speak: Callable[..., None]) -> Callable[..., None]:
+        @wraps(speak)
+        def typed(
+            change: str, on: str | None, key: Path | None, config: Path | None, *, json_: bool, **more: object
+        ) -> None:
+            project = _project(config, key)
+            speak(About(project, project.change(change), on or _usual(project), json_), **more)
+
+        found: Callable[..., None] = typed
+        for option in reversed((CHANGE, on_option(required=False), *options, KEY, CONFIG, JSON)):
+            found = option(found)
+        return found
+
+    return decorate
+
+
 @verb("reject", example='backout reject close-outage-referrals --on production --why "it also closes paid ones"')
-@CHANGE
-@on_option(required=False)
-@WHY
-@KEY
-@CONFIG
-@JSON
-def reject(change: str, on: str | None, why: str, key: Path | None, config: Path | None, *, json_: bool) -> None:
+@_about_a_change(WHY)
+def reject(about: About, why: str) -> None:
     """Say no to a change; it stands until you approve."""
-    _say(change, on, key, config, "rejected", lambda one, what, where: one.reject(what, where, why), json_=json_)
+    about.tell(about.project.statements.reject(about.change, about.environment, why), "rejected")
 
 
 @verb("object", example='backout object close-outage-referrals --on production --why "month-end closing runs"')
-@CHANGE
-@on_option(required=False)
-@WHY
-@KEY
-@CONFIG
-@JSON
-def object_(change: str, on: str | None, why: str, key: Path | None, config: Path | None, *, json_: bool) -> None:
+@_about_a_change(WHY)
+def object_(about: About, why: str) -> None:
     """Stop a change that was announced, until you withdraw or are overruled."""
-    _say(change, on, key, config, "objected", lambda one, what, where: one.object(what, where, why), json_=json_)
+    about.tell(about.project.statements.object(about.change, about.environment, why), "objected")
 
 
 @verb("withdraw", example="backout withdraw close-outage-referrals --on production")
-@CHANGE
-@on_option(required=False)
-@OBJECTION
-@KEY
-@CONFIG
-@JSON
-def withdraw(
-    change: str, on: str | None, objection: str | None, key: Path | None, config: Path | None, *, json_: bool
-) -> None:
+@_about_a_change(OBJECTION)
+def withdraw(about: About, objection: str | None) -> None:
     """Take your own objection back."""
-    _say(
-        change, on, key, config, "withdrew the objection",
-        lambda one, what, where: one.withdraw(what, where, objection), json_=json_,
-    )  # fmt: skip
+    spoken = about.project.statements.withdraw(about.change, about.environment, objection)
+    about.tell(spoken, "withdrew the objection")
 
 
 @verb("overrule", example='backout overrule close-outage-referrals --on production --why "closing is done"')
-@CHANGE
-@on_option(required=False)
-@OBJECTION
-@WHY
-@KEY
-@CONFIG
-@JSON
-def overrule(
-    change: str, on: str | None, objection: str | None, why: str, key: Path | None, config: Path | None, *, json_: bool
-) -> None:  # fmt: skip
+@_about_a_change(OBJECTION, WHY)
+def overrule(about: About, objection: str | None, why: str) -> None:
     """Overrule somebody's objection, if the policy names you for that."""
-    _say(
-        change, on, key, config, "overruled the objection",
-        lambda one, what, where: one.overrule(what, where, why, objection), json_=json_,
-    )  # fmt: skip
+    spoken = about.project.statements.overrule(about.change, about.environment, why, objection)
+    about.tell(spoken, "overruled the objection")
 
 
 @verb("consent", example="backout consent close-outage-referrals --on production")
-@CHANGE
-@on_option(required=False)
-@KEY
-@CONFIG
-@JSON
-def consent(change: str, on: str | None, key: Path | None, config: Path | None, *, json_: bool) -> None:
+@_about_a_change()
+def consent(about: About) -> None:
     """Consent, as the product owner who asked for it."""
-    _say(change, on, key, config, "consented", lambda one, what, where: one.consent(what, where), json_=json_)
+    about.tell(about.project.statements.consent(about.change, about.environment), "consented")
 
 
 @verb("claim", example="backout claim close-outage-referrals --on production")
-@CHANGE
-@on_option(required=False)
-@click.option("--take-over", is_flag=True, help="Relieve whoever is on it; needs --why.")
-@click.option("--why", default="", metavar="TEXT", help="The reason, for everybody to read.")
-@KEY
-@CONFIG
-@JSON
-def claim(
-    change: str, on: str | None, why: str, key: Path | None, config: Path | None, *, take_over: bool, json_: bool
-) -> None:
+@_about_a_change(
+    click.option("--take-over", is_flag=True, help="Relieve whoever is on it; needs --why."),
+    click.option("--why", default="", metavar="TEXT", help="The reason, for everybody to read."),
+)
+def claim(about: About, why: str, *, take_over: bool) -> None:
     """Say that you are on a change, so that nobody else begins."""
-    _say(
-        change, on, key, config, "claimed",
-        lambda one, what, where: one.claim(what, where, why, take_over=take_over), json_=json_,
-    )  # fmt: skip
+    spoken = about.project.statements.claim(about.change, about.environment, why, take_over=take_over)
+    about.tell(spoken, "claimed")
 
 
 @verb("release", example="backout release close-outage-referrals --on production")
-@CHANGE
-@on_option(required=False)
-@KEY
-@CONFIG
-@JSON
-def release(change: str, on: str | None, key: Path | None, config: Path | None, *, json_: bool) -> None:
+@_about_a_change()
+def release(about: About) -> None:
     """Say that you are not on it any more."""
-    _say(change, on, key, config, "released", lambda one, what, where: one.release(what, where), json_=json_)
+    about.tell(about.project.statements.release(about.change, about.environment), "released")
 
 
 @verb("attest", example='backout attest production-41 --saw "the referral list shows them as closed"')
@@ -194,14 +211,6 @@ def attest(run: str, on: str | None, saw: str, key: Path | None, config: Path | 
     project = _project(config, key)
     identifier, where, subject = project.about_run(run, on)
     tell(project.statements.attest(identifier, subject, where, saw), f"attested {identifier}", json_=json_)
-
-
-def _say(
-    change: str, on: str | None, key: Path | None, config: Path | None, done: str,
-    say: Callable[[Statements, Change, str], Spoken], *, json_: bool,
-) -> None:  # fmt: skip
-    project = _project(config, key)
-    tell(say(project.statements, project.change(change), on or _usual(project)), done, json_=json_)
 
 
 def _project(config: Path | None, key: Path | None) -> Project:

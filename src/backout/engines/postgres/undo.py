@@ -19,7 +19,7 @@ from dataclasses import replace
 from backout.engines.postgres.names import comma
 from backout.engines.postgres.session import Session
 from backout.engines.postgres.undo_columns import CONFLICT_TABLE
-from backout.engines.postgres.undo_conflicts import discover, listed
+from backout.engines.postgres.undo_conflicts import discover, listed, numbers_of, refused_though_forced
 from backout.engines.postgres.undo_keyed import KeyedTable
 from backout.engines.postgres.undo_keyless import KeylessTable
 from backout.engines.postgres.undo_piecemeal import write_or_find
@@ -83,10 +83,12 @@ def _optimistic(work: Work) -> UndoOutcome | None:
 
 def _careful(work: Work, resolution: Resolution) -> UndoOutcome:
     """Name the rows in conflict, then write all but them; repeated where others write at the same time."""
+    stubborn: set[tuple[int, str]] = set()
     for _ in range(_ROUNDS):
         discover(work)
         conflicts, fingerprint, unlisted = listed(work)
-        notes = _objections(conflicts, resolution, fingerprint, unlisted=unlisted)
+        refused = tuple(conflict.number for conflict in conflicts if conflict.number in numbers_of(work, stubborn))
+        notes = _objections(conflicts, resolution, fingerprint, refused, unlisted=unlisted)
         if notes is not None:
             return UndoOutcome(
                 {},
@@ -98,7 +100,7 @@ def _careful(work: Work, resolution: Resolution) -> UndoOutcome:
                 unlisted=unlisted,
             )
         if resolution.overwrite:
-            numbers = comma(str(int(number)) for number in sorted(resolution.overwrite))
+            numbers = comma(str(int(number)) for number in (0, *sorted(resolution.overwrite - set(refused))))
             work.main.run(f"UPDATE {CONFLICT_TABLE} SET forced = true WHERE number IN ({numbers})")
             conflicts, _, unlisted = listed(work)  # what is left: of very many, others than were listed
         known = work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE}")
@@ -108,14 +110,20 @@ def _careful(work: Work, resolution: Resolution) -> UndoOutcome:
         if work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE}") == known and not broken and not unrestored(work):
             work.main.run("RELEASE SAVEPOINT backout_undo")
             outcome = _outcome(work, written, conflicts, fingerprint=fingerprint)
-            return replace(outcome, notes=(*outcome.notes, *_more(unlisted)), unlisted=unlisted)
+            return replace(
+                outcome, notes=(*outcome.notes, *_more(unlisted), *map(_refusal, refused)), unlisted=unlisted
+            )
+        stubborn |= refused_though_forced(work)
         work.main.run("ROLLBACK TO SAVEPOINT backout_undo")
         work.main.run(f"DELETE FROM {CONFLICT_TABLE}")
     raise Busy(
-        "unable to put the rows back: they keep changing, or an overwritten row breaks a foreign key",
-        state="rolled back",
-        hint="overwrite the rows together that refer to each other, or try again when it is quieter",
-    )
+        "unable to put the rows back: they keep changing", state="rolled back",
+        hint="try again when it is quieter",
+    )  # fmt: skip
+
+
+def _refusal(number: int) -> str:
+    return f"conflict {number} cannot be overwritten: a constraint refuses it"
 
 
 def _more(unlisted: int) -> tuple[str, ...]:
@@ -123,7 +131,7 @@ def _more(unlisted: int) -> tuple[str, ...]:
 
 
 def _objections(
-    conflicts: Sequence[Conflict], resolution: Resolution, fingerprint: str, *, unlisted: int
+    conflicts: Sequence[Conflict], resolution: Resolution, fingerprint: str, refused: Sequence[int], *, unlisted: int
 ) -> tuple[str, ...] | None:
     """Why the undo may not go on; None: it may."""
     if resolution.overwrite and resolution.seen != fingerprint:
@@ -132,6 +140,8 @@ def _objections(
         return ()  # a number that is in no list: a mistake, which the caller tells
     if resolution.partial:
         return None
+    if refused:
+        return tuple(map(_refusal, refused))
     if not unlisted and all(conflict.number in resolution.overwrite for conflict in conflicts):
         return None
     return ()

@@ -62,6 +62,25 @@ def _put_back(work: Work, rows: Sequence[tuple[int, str, str, list[str], str | N
         )
 
 
+def refused_though_forced(work: Work) -> set[tuple[int, str]]:
+    """(place, identity) of the rows that were to be overwritten and that a constraint refused all the same."""
+    both = "f.forced AND f.place = x.place AND f.identity = x.identity"
+    return set(
+        work.main.run(
+            f"SELECT x.place, x.identity FROM {CONFLICT_TABLE} x WHERE NOT x.forced "
+            f"AND EXISTS (SELECT FROM {CONFLICT_TABLE} f WHERE {both})"
+        ).rows
+    )
+
+
+def numbers_of(work: Work, rows: set[tuple[int, str]]) -> set[int]:
+    """The numbers that these conflicts have in the list."""
+    if not rows:
+        return set()
+    found = work.main.run(f"SELECT place, identity, number FROM {CONFLICT_TABLE}").rows
+    return {number for place, identity, number in found if (place, identity) in rows}
+
+
 def listed(work: Work) -> tuple[tuple[Conflict, ...], str, int]:
     """The conflicts that nobody forces: (numbered, with their rows; a fingerprint of that list; how many more).
 
