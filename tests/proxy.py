@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,10 +25,11 @@ class Proxy:
     message: bytes
     cut: Cut
     for_good: bool = False
+    listen_on: int = 0  # 0: any port that is free
     has_cut: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", self.listen_on))
         self.own_port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -95,3 +97,16 @@ def _close(one: socket.socket) -> None:
     with suppress(OSError):
         one.shutdown(socket.SHUT_RDWR)
     one.close()
+
+
+def main() -> None:
+    """`python proxy.py LISTEN_ON PORT`: pass everything on until the process is ended, as a port-forward does."""
+    listen_on, port = (int(word) for word in sys.argv[1:3])
+    nobody = b"\0 nobody says this \0"
+    with Proxy(port, nobody, nobody, "before the server has it", listen_on=listen_on):
+        print(f"Forwarding from 127.0.0.1:{listen_on} -> {port}", flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,19 @@ def backout(folder: Path, *arguments: str, **variables: str) -> Finished:
     return Finished(ended.returncode, ended.stdout, ended.stderr)
 
 
-def told(folder: Path, schema: str, *arguments: str, status: int | tuple[int, ...] = 0) -> dict[str, Any]:
+Typed = Callable[..., Finished]
+
+
+def told(
+    folder: Path,
+    schema: str,
+    *arguments: str,
+    status: int | tuple[int, ...] = 0,
+    typed: Typed = backout,
+    **variables: str,
+) -> dict[str, Any]:
     """Type a command with `--json`; its one object, which is as its published schema says."""
-    ended = backout(folder, *arguments, "--json")
+    ended = typed(folder, *arguments, "--json", **variables)
     assert ended.status in (status if isinstance(status, tuple) else (status,)), ended.err
     said = json.loads(ended.out)  # fails where anything else is on standard output
     assert ended.out == json.dumps(said, indent=2, ensure_ascii=False) + "\n"

@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from backout.errors import Busy, Refused
-from backout.gates.certificate import GHOST_UNDO, Certificate, Shape
+from backout.gates import reveal
+from backout.gates.certificate import GHOST_UNDO, SESSION, Certificate, Shape
 from backout.gates.checklist import checklist
 from backout.gates.evidence import Evidence, Ignored, PastRun, Said, Verdict
 from backout.gates.people import People, Person
@@ -41,6 +42,7 @@ POLICY = replace(
     emergency=("eve",),
     window=(Window(frozenset(range(5)), time(9), time(17), ZoneInfo("UTC"), "Mon-Fri 09:00-17:00"),),
     hosts=("db.example.org",),
+    subset=True,
 )
 
 
@@ -71,6 +73,13 @@ def certificate(person: str, **more: Any) -> Certificate:
     return replace(made, **more)
 
 
+def attested(person: str, run: str, **more: Any) -> Said:
+    return said(
+        Kind.ATTEST, person, **{"environment": "staging", "run": run, "saw": "the list shows them closed", **more}
+    )
+
+
+SEEN = tuple(attested(person, run) for run in ("staging-4", "staging-8") for person in ("dan", "eve"))
 CORRECT, SAFE = approval("bob", "correctness"), approval("cem", "safety")
 SUBMITTED = said(Kind.SUBMIT, "ann", environment="", hours_ago=40)
 CONSENT, ANNOUNCED = said(Kind.CONSENT, "dan"), announcement(25)
@@ -95,17 +104,23 @@ EVIDENCE = Evidence(
     operator_name="cem",
     operator_key="SHA256:cem",
     people=PEOPLE,
-    said=(SUBMITTED, CORRECT, SAFE, CONSENT, ANNOUNCED),
+    said=(SUBMITTED, CORRECT, SAFE, CONSENT, ANNOUNCED, *SEEN),
     certificates=(certificate("bob"), certificate("eve", run="staging-8")),
     shapes={"public.referral": Shape({"id": "bigint", "status": "text"}, ("id",))},
     product="PostgreSQL",
     version="18.3",
-    host="db.example.org",
+    hosts=("db.example.org",),
+    has_subset=True,
+    subset_runs=("production-5",),
 )
 
 
 def without(*kinds: Kind, add: tuple[Said, ...] = ()) -> Evidence:
     return replace(EVIDENCE, said=(*(one for one in EVIDENCE.said if one.kind not in kinds), *add))
+
+
+def seen(*attestations: Said) -> Evidence:
+    return without(Kind.ATTEST, add=attestations)
 
 
 def documents(**values: Any) -> Evidence:
@@ -244,6 +259,52 @@ FAILURES: list[tuple[str, Evidence, str, str]] = [
         "a ghost is no rehearsal", replace(EVIDENCE, certificates=(certificate("bob", way=GHOST_UNDO),)), "ladder",
         "it was not rehearsed on staging",
     ),
+    # -- what people saw where it was rehearsed
+    (
+        "nobody looked", without(Kind.ATTEST), "ladder", "rehearsal staging-4 is unvalidated (0 of 2 have attested)",
+    ),
+    (
+        "one of two looked", seen(attested("dan", "staging-4"), *SEEN[2:]), "ladder",
+        "rehearsal staging-4 is unvalidated (1 of 2 have attested)",
+    ),
+    (
+        "one looked twice, with two keys",
+        seen(attested("dan", "staging-4", key="SHA256:a"), attested("dan", "staging-4", key="SHA256:b"), *SEEN[2:]),
+        "ladder", "rehearsal staging-4 is unvalidated (1 of 2 have attested)",
+    ),
+    (
+        "two names with one key",
+        seen(attested("dan", "staging-4", key="SHA256:a"), attested("eve", "staging-4", key="SHA256:a"), *SEEN[2:]),
+        "ladder", "rehearsal staging-4 is unvalidated (1 of 2 have attested)",
+    ),
+    (
+        "a stranger looked", seen(SEEN[0], attested("mallory", "staging-4"), *SEEN[2:]), "ladder",
+        "rehearsal staging-4 is unvalidated (1 of 2 have attested)",
+    ),
+    (
+        "looked at another run", seen(SEEN[0], attested("eve", "staging-5"), *SEEN[2:]), "ladder",
+        "rehearsal staging-4 is unvalidated (1 of 2 have attested)",
+    ),
+    (
+        "looked at another environment", seen(SEEN[0], attested("eve", "staging-4", environment="dev"), *SEEN[2:]),
+        "ladder", "rehearsal staging-4 is unvalidated (1 of 2 have attested)",
+    ),
+    (
+        "looked at another text", seen(SEEN[0], attested("eve", "staging-4", digest=OTHER), *SEEN[2:]), "ladder",
+        "rehearsal staging-4 is unvalidated (1 of 2 have attested)",
+    ),
+    (
+        "looked before it ran", seen(SEEN[0], attested("eve", "staging-4", hours_ago=49), *SEEN[2:]), "ladder",
+        "rehearsal staging-4 is unvalidated (1 of 2 have attested)",
+    ),
+    (
+        "saw nothing", seen(SEEN[0], attested("eve", "staging-4", saw=" "), *SEEN[2:]), "ladder",
+        "rehearsal staging-4 is unvalidated (1 of 2 have attested)",
+    ),
+    (
+        "only the second rehearsal was looked at", seen(*SEEN[:2]), "ladder",
+        "rehearsal staging-8 is unvalidated (0 of 2 have attested)",
+    ),
     (
         "another product", replace(EVIDENCE, product="SQLite"), "ladder",
         "rehearsed on PostgreSQL, and production is SQLite",
@@ -284,6 +345,11 @@ FAILURES: list[tuple[str, Evidence, str, str]] = [
             Kind.OVERRULE, "cem", statement=OBJECTION.statement.identifier))), "objections",
         "eve objects: month end is running",
     ),
+    # -- a subset first
+    (
+        "no part of it was run first", replace(EVIDENCE, subset_runs=()), "subset",
+        "no subset of it was run on production first, and stands there now",
+    ),
     # -- operator, host, claim
     (
         "an operator who did not sign", replace(EVIDENCE, operator_key=None), "operator",
@@ -297,7 +363,15 @@ FAILURES: list[tuple[str, Evidence, str, str]] = [
         "a stranger operates", replace(EVIDENCE, operator=None, operator_name="mallory"), "operator",
         '"mallory" is nobody in [people]',
     ),
-    ("another host", replace(EVIDENCE, host="localhost"), "host", 'the URL has host "localhost", which is not in `hosts`'),
+    (
+        "another host", replace(EVIDENCE, hosts=("localhost",)), "host",
+        'the URL has host "localhost", which is not in `hosts`',
+    ),
+    ("no host at all", replace(EVIDENCE, hosts=()), "host", 'the URL has host "none", which is not in `hosts`'),
+    (
+        "one of several hosts is another", replace(EVIDENCE, hosts=("DB.example.org", "db2.example.org")), "host",
+        'the URL has host "db2.example.org", which is not in `hosts`',
+    ),
     (
         "claimed by another", replace(EVIDENCE, claims=(said(Kind.CLAIM, "bob", hours_ago=1),)), "claim",
         "bob is on it since 2026-11-20 09:00+00:00",
@@ -468,11 +542,83 @@ def test_a_ghost_undo_stands_in_for_a_rehearsal_where_the_policy_accepts_it() ->
     assert [gate for gate, _ in refused(elsewhere, replace(POLICY, accept_ghost_undo=True))] == ["ladder"]
 
 
+def test_a_session_below_is_the_rehearsal_of_a_session_and_of_nothing_else() -> None:
+    done = tuple(replace(one, way=SESSION) for one in EVIDENCE.certificates)
+    assert refused(replace(EVIDENCE, certificates=done, is_session=True)) == []
+    assert [gate for gate, _ in refused(replace(EVIDENCE, certificates=done))] == ["ladder"]
+    assert [gate for gate, _ in refused(replace(EVIDENCE, is_session=True))] == ["ladder"]
+
+
+@pytest.mark.parametrize(
+    ("production", "staging", "attestations", "counts"),
+    [(0, 0, 0, True), (0, 1, 0, False), (0, 1, 1, True), (1, 0, 0, False), (1, 0, 1, True), (1, 2, 1, False), (2, 1, 2, True)],
+)  # fmt: skip
+def test_the_stricter_of_both_policies_says_how_many_look_at_a_rehearsal(
+    production: int, staging: int, attestations: int, counts: bool
+) -> None:
+    policy = replace(POLICY, attest=production, rehearsals=1)
+    evidence = replace(
+        seen(*SEEN[:attestations]), certificates=(certificate("bob"),), attest_on={"staging": staging}
+    )  # fmt: skip
+    assert (refused(evidence, policy) == []) is counts
+
+
+def test_an_unattested_rehearsal_beside_an_attested_one_stops_nothing() -> None:
+    policy = replace(POLICY, rehearsals=1)
+    assert refused(seen(*SEEN[2:]), policy) == []
+
+
+@pytest.mark.parametrize(
+    ("evidence", "policy", "is_satisfied"),
+    [
+        (replace(EVIDENCE, subset_runs=()), POLICY, False),
+        (replace(EVIDENCE, subset_runs=(), is_subset=True), POLICY, True),
+        (replace(EVIDENCE, subset_runs=(), has_subset=False), POLICY, True),
+        (replace(EVIDENCE, subset_runs=()), replace(POLICY, subset=False), True),
+        (EVIDENCE, POLICY, True),
+    ],
+    ids=["none was run", "this is one", "it has none", "nobody asks for one", "one was run"],
+)
+def test_the_whole_waits_for_a_subset_of_it(evidence: Evidence, policy: Policy, is_satisfied: bool) -> None:
+    assert ("subset" not in dict(refused(evidence, policy))) is is_satisfied
+
+
+# -- who may see PHI
+
+
+ANN = replace(EVIDENCE, operator=PEOPLE.known["ann"], operator_name="ann")
+STRANGER = Evidence("close", DIGEST, "dev", operator_name="mallory")
+
+
+@pytest.mark.parametrize(
+    ("evidence", "policy", "text"),
+    [
+        (EVIDENCE, replace(POLICY, reveal=("platform",)), None),
+        (EVIDENCE, replace(POLICY, reveal=("cem",)), None),
+        (EVIDENCE, POLICY, "nobody may see rows of production that are PHI"),
+        (ANN, replace(POLICY, reveal=("platform",)), "ann may not see rows of production that are PHI"),
+        (replace(ANN, operator=None), replace(POLICY, reveal=("ann",)), "ann may not see rows of production that are PHI"),
+        (
+            replace(EVIDENCE, operator_key=None), replace(POLICY, reveal=("platform",)),
+            "it is not known for certain who wants to see PHI: cem has not signed",
+        ),
+        (STRANGER, Policy(), None),
+        (STRANGER, Policy(reveal=("ann",)), "mallory may not see rows of dev that are PHI"),
+        (STRANGER, Policy(reveal=("mallory",)), None),
+        (replace(STRANGER, people=PEOPLE), Policy(reveal=("mallory",)), "mallory may not see rows of dev that are PHI"),
+    ],
+)  # fmt: skip
+def test_phi_is_shown_to_whom_the_policy_names(evidence: Evidence, policy: Policy, text: str | None) -> None:
+    verdict = reveal.judge(evidence, policy, NOW)
+    assert (None if verdict.satisfied else verdict.text) == text
+    assert verdict.satisfied or verdict.hint
+
+
 # -- emergencies
 
 EMERGENCY = replace(
-    EVIDENCE, said=(), certificates=(), operator=PEOPLE.known["eve"], operator_name="eve", operator_key="SHA256:eve",
-    emergency="patients cannot be admitted",
+    EVIDENCE, said=(), certificates=(), subset_runs=(), operator=PEOPLE.known["eve"], operator_name="eve",
+    operator_key="SHA256:eve", emergency="patients cannot be admitted",
 )  # fmt: skip
 
 
@@ -480,7 +626,7 @@ def test_an_emergency_waits_for_nobody_but_says_what_it_skips() -> None:
     at_night = NOW.replace(hour=2)
     verdicts = require_all(EMERGENCY, POLICY, at_night)
     skipped = [one.gate for one in verdicts if not one.satisfied]
-    assert skipped == ["author", "ladder", "approvals", "consent", "announcement", "window"]
+    assert skipped == ["author", "ladder", "approvals", "consent", "announcement", "window", "subset"]
 
 
 @pytest.mark.parametrize(
@@ -488,7 +634,7 @@ def test_an_emergency_waits_for_nobody_but_says_what_it_skips() -> None:
     [
         (replace(EMERGENCY, operator=PEOPLE.known["cem"], operator_name="cem"), "operator"),
         (replace(EMERGENCY, operator_key=None), "operator"),
-        (replace(EMERGENCY, host="elsewhere"), "host"),
+        (replace(EMERGENCY, hosts=("elsewhere",)), "host"),
         (replace(EMERGENCY, tampered="entry 3: altered"), "ledger"),
         (replace(EMERGENCY, documents={}), "documents"),
         (replace(EMERGENCY, emergency="x"), "emergency"),

@@ -63,7 +63,7 @@ def test_every_key_overrides_its_profile() -> None:
         'profile = "hipaa"\nidentity = "os-user"\nafter = []\nrehearsals = 3\naccept_ghost_undo = true\n'
         'approvals = ["four"]\nroles = {four = ["lead", "core"]}\nconsent = false\ndocuments = ["links"]\n'
         'announce = {to = ["dev"], before = "2 hours"}\noverrule = "lead"\nwindow = "09:00-17:00"\n'
-        'operators = ["ann"]\nemergency = ["core"]\nattest = 0\nhosts = ["db"]\n'
+        'operators = ["ann"]\nemergency = ["core"]\nsubset = true\nreveal = "lead"\nattest = 0\nhosts = ["db"]\n'
         'backup = {provider = "command", take = "tool take", max_age = "1 day", recipients = ["age1"], mirrors = ["east"]}\n',
         before=PEOPLE,
     )
@@ -72,7 +72,7 @@ def test_every_key_overrides_its_profile() -> None:
         roles={"four": ("lead", "core")}, consent=False, documents=("links",),
         announce=AnnouncePolicy(("dev",), timedelta(hours=2)), overrule=("lead",),
         window=(Window(frozenset(range(7)), time(9), time(17), ZoneInfo("UTC"), "09:00-17:00"),), operators=("ann",),
-        emergency=("core",), attest=0, hosts=("db",),
+        emergency=("core",), subset=True, reveal=("lead",), attest=0, hosts=("db",),
         backup=BackupPolicy("command", None, ("age1",), timedelta(days=1), ("east",), {"take": "tool take"}),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from backout.gates.checklist import checklist
+from backout.gates.distinct import one_for_all
 from backout.gates.evidence import Evidence, PastRun, Said, Verdict
 from backout.gates.policy import Policy
 from backout.ledger.statement import Kind
@@ -114,10 +115,11 @@ def _is_void(said: Said, voided: PastRun | None) -> bool:
 def _distinct(given: Mapping[str, Sequence[Said]]) -> dict[str, Said]:
     """Give each kind a person, and a key, of its own; as many kinds as can be: a matching by augmenting paths."""
     taken: dict[str, tuple[str, Said]] = {}  # who -> (kind, what they said)
+    everything = [one for several in given.values() for one in several]
 
     def place(kind: str, tried: set[str]) -> bool:
         for said in given[kind]:
-            who = _one_for_all(said, given)
+            who = one_for_all(said, everything)
             if who in tried:
                 continue
             tried.add(who)
@@ -129,18 +131,6 @@ def _distinct(given: Mapping[str, Sequence[Said]]) -> dict[str, Said]:
     for kind in given:
         place(kind, set())
     return dict(taken.values())
-
-
-def _one_for_all(said: Said, given: Mapping[str, Sequence[Said]]) -> str:
-    """One name for all who share a person or a key with this statement, however indirectly."""
-    everything = [one for several in given.values() for one in several]
-    names, keys = {said.person}, {said.key} - {None}
-    while True:
-        more = [one for one in everything if one.person in names or one.key in keys]
-        found = names | {one.person for one in more}, keys | ({one.key for one in more} - {None})
-        if found == (names, keys):
-            return min(names)
-        names, keys = found
 
 
 def _why(

@@ -13,6 +13,7 @@ from datetime import datetime
 from backout.engines.values import Table
 
 REHEARSED, GHOST_UNDO = "rehearsal", "ghost --undo"
+SESSION = "session"  # two people did it there, and agreed to what it did
 
 
 @dataclass(frozen=True)

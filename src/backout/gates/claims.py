@@ -5,12 +5,12 @@ Not for: excluding two runs at one moment, which the lease in the database does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from backout.gates.evidence import Evidence, Said, Verdict
 from backout.gates.policy import Policy
-from backout.ledger.statement import Kind
+from backout.ledger.statement import Kind, Signed
 
 
 def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa: ARG001  as every gate
@@ -24,6 +24,27 @@ def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa
         hint=f"ask {holder.person} to release it, or take it over: "
         f"backout claim {evidence.change} --on {evidence.environment} --take-over --why …",
     )  # fmt: skip
+
+
+def deciding(claims: Sequence[Signed], name: Callable[[str], str]) -> tuple[list[Signed], list[Signed]]:
+    """Split claims and releases, none of which was verified yet: those that decide, and those that need no look.
+
+    The latter were settled by a later release of the same person: if that one counts, nothing before it does, and each
+    run of a change leaves a claim and a release. Where somebody was relieved (`take_over`) all of them decide.
+    """
+    if any(one.statement.details.get("take_over") for one in claims):
+        return list(claims), []
+    released: dict[str, datetime] = {}
+    for one in (one.statement for one in claims if one.statement.kind is Kind.RELEASE):
+        person = name(one.person)
+        released[person] = max(released.get(person, one.at), one.at)
+    decide: list[Signed] = []
+    settled: list[Signed] = []
+    for signed in claims:
+        last = released.get(name(signed.statement.person))
+        is_last = last is not None and signed.statement.at == last and signed.statement.kind is Kind.RELEASE
+        (decide if last is None or signed.statement.at > last or is_last else settled).append(signed)
+    return decide, settled
 
 
 def claimed_by(claims: Sequence[Said]) -> Said | None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from backout.gates.distinct import distinct_people
 from backout.gates.evidence import Evidence, PastRun, Verdict
 from backout.gates.policy import REVIEWERS_OF_AN_EMERGENCY, Policy
 
 #: Gates that an emergency does not wait for.
 SKIPPED = frozenset(
-    {"author", "approvals", "consent", "announcement", "objections", "window", "ladder", "review", "undo"}
+    {"author", "approvals", "consent", "announcement", "objections", "window", "ladder", "review", "undo", "subset"}
 )
 
 
@@ -51,9 +52,6 @@ def judge_reviews(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:
 
 def reviewers_of(run: PastRun, evidence: Evidence) -> list[str]:
     """Who reviewed this emergency: people, with keys, of their own."""
-    reviewers: dict[str, str | None] = {}
-    for one in evidence.reviews:
-        shares_key = one.key is not None and one.key in reviewers.values()
-        if one.detail("run") == run.identifier and one.person != run.person and not shares_key:
-            reviewers.setdefault(one.person, one.key)
-    return sorted(reviewers)
+    return list(distinct_people([
+        one for one in evidence.reviews if one.detail("run") == run.identifier and one.person != run.person
+    ]))  # fmt: skip

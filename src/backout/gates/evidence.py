@@ -93,12 +93,19 @@ class Evidence:
     reviews: tuple[Said, ...] = ()  # of emergencies here
     ignored: tuple[Ignored, ...] = ()
     certificates: tuple[Certificate, ...] = ()  # of this digest, on any environment
+    attest_on: Mapping[str, int] = field(
+        default_factory=dict
+    )  # environment -> who must attest a run, by its own policy
     runs: tuple[PastRun, ...] = ()  # on this environment, of any digest
     shapes: Mapping[str, Shape | None] | None = None  # of the certified tables, here and now; None: not looked at
     product: str = ""  # of this environment's database
     version: str = ""
-    host: str | None = None  # of the environment's URL; None: it has none (a file)
+    hosts: tuple[str, ...] = ()  # all that the environment's URL names, and the one that we are connected to
     tampered: str | None = None  # the first thing in the ledger that is not as it was written
+    is_session: bool = False  # what it does is typed at a prompt
+    has_subset: bool = False  # the change declares what a subset of it is
+    is_subset: bool = False  # it is one that is about to run
+    subset_runs: tuple[str, ...] = ()  # runs of a subset of this digest here that stand, by the journal; newest first
     undo_of: str | None = None  # the run that is to be undone, in a way that wants one more approval
     emergency: str | None = None  # why this run does not wait for people; None: it is an ordinary one
 

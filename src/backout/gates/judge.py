@@ -5,10 +5,13 @@ Gates judge, they never act: who makes the facts is elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backout.engines.values import JournalState, ServerFacts, Settings
 from backout.errors import Refused
+from backout.gates.operators import other_host
+from backout.gates.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,16 @@ def require_primary(facts: ServerFacts, environment: str) -> None:
         raise Refused(
             "primary", f'"{environment}" is a read-only server (a replica, or in read-only mode)',
             hint="point the environment's url at the primary",
+        )  # fmt: skip
+
+
+def require_hosts(hosts: Sequence[str], policy: Policy, environment: str) -> None:
+    """The URL leads to no other server than the policy knows: nothing runs, not even as a ghost, on a mistyped one."""
+    other = other_host(hosts, policy)
+    if other is not None:
+        raise Refused(
+            "host", f'the URL has host "{other}", which is not in `hosts`',
+            hint=f"{environment} is at: {', '.join(policy.hosts)}",
         )  # fmt: skip
 
 

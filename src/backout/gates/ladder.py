@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from backout.gates.certificate import GHOST_UNDO, REHEARSED, Certificate, shape_differences
+from backout.gates.attestation import Ran, Validation, validation_of
+from backout.gates.certificate import GHOST_UNDO, REHEARSED, SESSION, Certificate, shape_differences
 from backout.gates.evidence import Evidence, Verdict
 from backout.gates.policy import Policy
 
@@ -22,14 +23,19 @@ def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa
     if own and stale is None:
         return Verdict("ladder", satisfied=True, text=f"ghost --undo here proved the way back, by {own[0].person}")
     for environment in policy.after:
-        good = _good(evidence, environment, REHEARSED)
-        problem = _problem(evidence, policy, environment, good) or _problem_here(evidence, good)
+        good = _good(evidence, environment, SESSION if evidence.is_session else REHEARSED)
+        problem = _problem(evidence, policy, environment, good)
+        seen = [one for one in good if _validation(evidence, policy, one).is_validated]
+        if problem is None and _problem(evidence, policy, environment, seen) is not None:
+            return _unvalidated(evidence, policy, next(one for one in good if one not in seen))
+        problem = problem or _problem_here(evidence, seen)
         if problem is not None:
             text = f"{problem}; and the ghost --undo here is out of date: {stale}" if stale else problem
+            verb = "session" if evidence.is_session else "rehearse"
             here = f", or backout ghost {evidence.change} --on {evidence.environment} --undo"
             return Verdict(
                 "ladder", satisfied=False, text=text, who=_who(good),
-                hint=f"backout rehearse {evidence.change} --on {environment}{here if policy.accept_ghost_undo else ''}",
+                hint=f"backout {verb} {evidence.change} --on {environment}{here if policy.accept_ghost_undo else ''}",
             )  # fmt: skip
     return Verdict("ladder", satisfied=True, text=f"rehearsed on {', '.join(policy.after)}")
 
@@ -56,6 +62,22 @@ def _problem(evidence: Evidence, policy: Policy, environment: str, good: Sequenc
     if policy.rehearsals > 1 and not set(people) - evidence.authors:
         return f"rehearsed on {environment} by its authors only"
     return None
+
+
+def _validation(evidence: Evidence, policy: Policy, one: Certificate) -> Validation:
+    """Who looked at the application where it was rehearsed; asked by the stricter of that policy and this one."""
+    wanted = max(policy.attest, evidence.attest_on.get(one.environment, 0))
+    return validation_of(Ran(one.run, one.environment, one.digest, one.at), wanted, evidence.said, evidence.people)
+
+
+def _unvalidated(evidence: Evidence, policy: Policy, one: Certificate) -> Verdict:
+    """What was rehearsed, and not looked at by as many as the policy asks."""
+    validation = _validation(evidence, policy, one)
+    done = f", other than {', '.join(validation.people)}" if validation.people else ""
+    return Verdict(
+        "ladder", satisfied=False, text=f"rehearsal {one.run} is {validation.text}",
+        hint=f'backout attest {one.run} --saw "…"', who=f"anybody who looked at the application{done}",
+    )  # fmt: skip
 
 
 def _problem_here(evidence: Evidence, good: Sequence[Certificate]) -> str | None:

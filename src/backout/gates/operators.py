@@ -5,6 +5,7 @@ Not for: whether what they run is approved.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from backout.gates.evidence import Evidence, Verdict
@@ -33,10 +34,17 @@ def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa
 
 
 def judge_host(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa: ARG001  as every gate
-    """Satisfied where the URL has one of the host names that the policy gives."""
-    if not policy.hosts or evidence.host in policy.hosts:
+    """Satisfied where every host of the URL, and the one that we are connected to, is one that the policy gives."""
+    other = other_host(evidence.hosts, policy)
+    if other is None:
         return Verdict("host", satisfied=True, text="the host is one that the policy gives")
     return Verdict(
-        "host", satisfied=False, text=f'the URL has host "{evidence.host or "none"}", which is not in `hosts`',
+        "host", satisfied=False, text=f'the URL has host "{other}", which is not in `hosts`',
         hint=f"{evidence.environment} is at: {', '.join(policy.hosts)}",
     )  # fmt: skip
+
+
+def other_host(hosts: Sequence[str], policy: Policy) -> str | None:
+    """The first of these that the policy does not give; "none" where there is none at all, None where all is well."""
+    given = {one.lower() for one in policy.hosts}
+    return next((one for one in hosts or ("none",) if one.lower() not in given), None) if given else None

@@ -79,6 +79,8 @@ class Policy:
     window: tuple[Window, ...] = ()  # empty: at any time
     operators: tuple[str, ...] = ()  # who may run here; empty: everybody who is known
     emergency: tuple[str, ...] = ()  # who may run here without waiting for people; empty: nobody
+    subset: bool = False  # before the whole of a change that declares one, a subset of it must have been run here
+    reveal: tuple[str, ...] = ()  # who may see rows that are PHI; empty: nobody, or where nobody is asked, everybody
     attest: int = 0  # people who must have looked at the application before a run counts as validated
     hosts: tuple[str, ...] = ()  # host names that the URL may have; empty: any
     backup: BackupPolicy | None = None
@@ -90,6 +92,11 @@ class Policy:
             self.approvals or self.after or self.announce or self.consent or self.operators or self.emergency
             or self.attest or self.identity == SSH
         )  # fmt: skip
+
+    @property
+    def asks_anything(self) -> bool:
+        """Whether any gate can say no, be it about people or not."""
+        return bool(self.needs_people or self.window or self.documents or self.subset)
 
     @property
     def needs_two_people(self) -> bool:

@@ -21,6 +21,7 @@ from backout.gates import (
     ladder,
     operators,
     soundness,
+    subset,
     window,
 )
 from backout.gates.evidence import Evidence, Verdict
@@ -41,6 +42,7 @@ GATES: tuple[Gate, ...] = (
     announcement.judge,
     announcement.judge_objections,
     window.judge,
+    subset.judge,
     operators.judge,
     claims.judge,
 )

@@ -81,15 +81,15 @@ def breaks(entries: Iterable[Entry]) -> Iterator[Break]:
     """Every place where a link does not follow from the one before it."""
     position, previous = 0, GENESIS
     sha256 = hashlib.sha256
-    for entry in entries:
+    for found, before, hashed, body in entries:  # taken apart: names cost a quarter of the time
         position += 1
-        if entry.position != position:
-            missing = f"{position}" if entry.position == position + 1 else f"{position} to {entry.position - 1}"
+        if found != position:
+            missing = f"{position}" if found == position + 1 else f"{position} to {found - 1}"
             yield Break(position, f"removed: entry {missing} is not there")
-            position = entry.position
-        elif entry.previous != previous:
+            position = found
+        elif before != previous:
             yield Break(position, "reordered: it does not follow from the entry before it")
         # The text of `entry_hash`, in line: this loop is what an audit of a long ledger spends its time on.
-        if sha256(f"{entry.position}:{entry.previous}:{entry.body}".encode()).hexdigest() != entry.hash:
+        if sha256(f"{found}:{before}:{body}".encode()).hexdigest() != hashed:
             yield Break(position, "altered: its text is not what its hash was made of")
-        previous = entry.hash
+        previous = hashed

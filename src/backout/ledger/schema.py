@@ -6,12 +6,30 @@ working on the newer schema (`readable_by` says which versions do), and data wri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, Text, UniqueConstraint, inspect, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    inspect,
+    text,
+)
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
-VERSION = 2
-READABLE_BY = 1  # the oldest code that still may read and append
+from backout.ledger.rows import LOCK_OF_POSTGRES, PATIENCE_S, NotAnswered, make_folder
+from backout.ledger.version import READABLE_BY, VERSION
 
 metadata = MetaData()
 
@@ -93,3 +111,53 @@ def migrate(connection: Connection, version: int, *, until: int = VERSION) -> No
     for number in range(version + 1, until + 1):
         STEPS[number - 1](connection)
         connection.execute(version_table.insert().values(version=number, readable_by=READABLE_BY))
+
+
+def bring_up_to_date(url: str) -> None:
+    """Make the ledger, or what it lacks, in one transaction. NotAnswered where the database cannot; it is as it was then.
+
+    A ledger that is newer than this code is left as it is.
+    """
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            _lock(connection)
+            version, _ = version_of(connection)
+            if version < VERSION:
+                migrate(connection, version)
+            connection.commit()
+    except SQLAlchemyError as error:
+        raise NotAnswered(str(getattr(error, "orig", None) or error)) from None
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    if url.startswith("sqlite"):
+        make_folder(Path(url.removeprefix("sqlite:///").partition("?")[0]))
+        engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": PATIENCE_S})
+        # The driver begins transactions by itself, too late for us: it would read the version before it has the lock.
+        # Source: SQLAlchemy 2 manual, "SQLite: Serializable isolation / Savepoints / Transactional DDL".
+        event.listen(engine, "connect", _leave_transactions_to_us)
+        event.listen(engine, "begin", _begin)
+        return engine
+    return create_engine(
+        re.sub(r"^postgres(ql)?(\+psycopg)?:", "postgresql+psycopg:", url), poolclass=NullPool,
+        connect_args={"connect_timeout": 10, "application_name": "backout: ledger"},
+    )  # fmt: skip
+
+
+def _leave_transactions_to_us(connection: object, _record: object) -> None:
+    connection.isolation_level = None  # type: ignore[attr-defined]  # sqlite3.Connection
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _lock(connection: Connection) -> None:
+    """Keep every other writer out until the end of the transaction; on SQLite `_begin` has done it. Twin: `rows`."""
+    connection.begin()
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL lock_timeout = '{PATIENCE_S}s'"))
+        connection.execute(text(LOCK_OF_POSTGRES))

@@ -26,6 +26,8 @@ class AllowedKey:
     fingerprint: str
     line: int
     is_authority: bool = False  # it certifies the keys of others
+    public: str = ""  # "ssh-ed25519 AAAA…": what can be encrypted to, see `sealing`
+    options: str = ""  # as they are written, e.g. namespaces="…",valid-before="…"
 
     @property
     def has_pattern(self) -> bool:
@@ -56,7 +58,9 @@ def _line(number: int, line: str) -> AllowedKey | None:
     principals = tuple(one for one in (first[1] or first[2]).split(",") if one)
     found = fingerprint_of(match[2])
     options = line[first.end() : match.start()]
-    return AllowedKey(principals, found, number, "cert-authority" in options) if found else None
+    if found is None:
+        return None
+    return AllowedKey(principals, found, number, "cert-authority" in options, f"{match[1]} {match[2]}", options.strip())
 
 
 def fingerprint_of(encoded: str) -> str | None:

@@ -15,18 +15,20 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from backout.errors import UsageError
 from backout.ledger.statement import Signed
 
 NAMESPACE = "statement@backout"
-_PROCESSES = 4  # verifications at a time: each is a short process of its own
+_PROCESSES = 6  # verifications at a time, each a short process of its own: as many as an ordinary run needs
+_Verifying: TypeAlias = Generator[None, None, "Verification"]
 _ARMOUR = re.compile(r"-----BEGIN SSH SIGNATURE-----\n([A-Za-z0-9+/=\n]+)-----END SSH SIGNATURE-----\n?")
 
 
@@ -72,6 +74,28 @@ def principals(text: str, signature: str, allowed_signers: Path) -> Sequence[str
 
 def verify(signed: Signed, allowed_signers: Path) -> Verification:
     """Check one signature: these bytes, this person, a key that was theirs at the statement's time."""
+    return _ended(_begun(signed, allowed_signers))
+
+
+def verify_all(
+    signed: Sequence[Signed], allowed_signers: Path, meanwhile: Callable[[], object] | None = None
+) -> list[Verification]:
+    """Check many, several at a time; in their order. `meanwhile` is what this process does while ssh-keygen works.
+
+    The first ones without threads: these would keep what is done meanwhile waiting for the interpreter's lock.
+    """
+    running = [_begun(one, allowed_signers) for one in signed[:_PROCESSES]]
+    if meanwhile is not None:
+        meanwhile()
+    found = [_ended(one) for one in running]
+    if len(signed) > _PROCESSES:
+        with ThreadPoolExecutor(_PROCESSES) as threads:
+            found += threads.map(lambda one: verify(one, allowed_signers), signed[_PROCESSES:])
+    return found
+
+
+def _verification(signed: Signed, allowed_signers: Path) -> _Verifying:
+    """The steps of checking one; at the `yield` ssh-keygen is at work, and whoever asks may do something else."""
     if signed.signature is None:
         return Verification(problem="it is not signed")
     key = fingerprint(signed.signature)
@@ -82,20 +106,45 @@ def verify(signed: Signed, allowed_signers: Path) -> Verification:
             "ssh-keygen", "-Y", "verify", "-f", str(allowed_signers), "-I", person, "-n", NAMESPACE, "-s", file,
             "-O", f"verify-time={_time(signed.statement.at)}",
         ]  # fmt: skip
-        if key is not None and _run(command, data).returncode == 0:
-            return Verification(key)
+        if key is not None:
+            program = _started(command, data)
+            try:
+                yield
+            finally:  # also where nobody wants to know any more
+                status = program.wait()
+            if status == 0:
+                return Verification(key)
         of_anybody = ["ssh-keygen", "-Y", "check-novalidate", "-n", NAMESPACE, "-s", file]
-        if key is None or _run(of_anybody, data).returncode:
+        if key is None or _started(of_anybody, data).wait() != 0:
             return Verification(problem="its signature is not of these words", forged=True)
     if not allowed_signers.is_file():
         return Verification(problem=f'there is no file of allowed signers "{allowed_signers}"')
     return Verification(problem=f'its key is not one that "{allowed_signers.name}" gives "{person}" at that time')
 
 
-def verify_all(signed: Iterable[Signed], allowed_signers: Path) -> list[Verification]:
-    """Check many, several at a time; in their order."""
-    with ThreadPoolExecutor(_PROCESSES) as threads:
-        return list(threads.map(lambda one: verify(one, allowed_signers), signed))
+def _begun(signed: Signed, allowed_signers: Path) -> _Verifying | Verification:
+    """A verification with ssh-keygen at work; the result itself where there is nothing to ask it."""
+    steps = _verification(signed, allowed_signers)
+    try:
+        next(steps)
+    except StopIteration as end:
+        return _result(end)
+    return steps
+
+
+def _ended(steps: _Verifying | Verification) -> Verification:
+    if isinstance(steps, Verification):
+        return steps
+    try:
+        next(steps)
+    except StopIteration as end:
+        return _result(end)
+    raise AssertionError("it asks once")
+
+
+def _result(end: StopIteration) -> Verification:
+    found: Verification = end.value
+    return found
 
 
 def fingerprint(signature: str) -> str | None:
@@ -137,13 +186,34 @@ def _time(at: datetime) -> str:
 
 def _run(command: Sequence[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
     try:
-        variables = {**os.environ, "TZ": "UTC", "LC_ALL": "C"}
-        return subprocess.run(command, input=data, capture_output=True, check=False, env=variables)
+        return subprocess.run(command, input=data, capture_output=True, check=False, env=_variables())
     except FileNotFoundError:
-        raise UsageError(
-            "ssh-keygen is not on this machine, and signatures are made and verified with it",
-            hint="install OpenSSH's client (Debian: apt-get install openssh-client)",
-        ) from None
+        raise _no_program() from None
+
+
+def _started(command: Sequence[str], data: bytes) -> subprocess.Popen[bytes]:
+    """The program, with all that it reads; what it says goes nowhere, and only its status counts."""
+    try:
+        program = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_variables()
+        )
+    except FileNotFoundError:
+        raise _no_program() from None
+    assert program.stdin is not None, "it is a pipe"
+    with suppress(BrokenPipeError), program.stdin as stdin:  # it may have seen enough: its status says what
+        stdin.write(data)
+    return program
+
+
+def _variables() -> dict[str, str]:
+    return {**os.environ, "TZ": "UTC", "LC_ALL": "C"}
+
+
+def _no_program() -> UsageError:
+    return UsageError(
+        "ssh-keygen is not on this machine, and signatures are made and verified with it",
+        hint="install OpenSSH's client (Debian: apt-get install openssh-client)",
+    )
 
 
 def _last_line(output: bytes) -> str:

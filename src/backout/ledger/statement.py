@@ -34,8 +34,11 @@ class Kind(Enum):
     RELEASE = "release"
     CERTIFICATE = "certificate"  # details: see `gates.evidence.Certificate`
     ATTEST = "attest"  # details: run, saw
+    AGREE = "agree"  # to what a session has done: details: run, content
+    REFUSE = "refuse"  # the same, no: details: run, content, why
     REVIEW = "review"  # of an emergency: details: run
     REVEAL = "reveal"  # of rows that are PHI, to whoever says so: details: run
+    RESTAMP = "restamp"  # a database is told which environment it is: details: from, identity
     RETAIN = "retain"  # details: run, until, why
     RUN = "run"  # details: see `project.run_entries`; says the operator
 

@@ -1,7 +1,8 @@
 """The store of the ledger: an SQLite file, or a PostgreSQL database for a team.
 
-Not for: what an entry means. Invariant: entries are only appended, each in a transaction that holds the one lock of the
-ledger from reading its head until COMMIT, so that writers of any number of processes make one chain.
+Not for: what an entry means; making the tables (`schema`). Invariant: entries are only appended, each in a transaction
+that holds the one lock of the ledger from reading its head until COMMIT, so that writers of any number of processes make
+one chain.
 
 Errors of the database end here, as UsageError: the ledger is not the database that a run writes to, which is untouched.
 """
@@ -12,18 +13,17 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
+from weakref import finalize
 
-from sqlalchemy import Connection, Engine, create_engine, event, select, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
-
-from backout.errors import Refused, UsageError
+from backout.errors import BackoutError, Refused, UsageError
 from backout.ledger.entry import Entry, Head, link
-from backout.ledger.schema import VERSION, entry_table, migrate, version_of
+from backout.ledger.rows import NotAnswered, PostgresRows, Rows, SqliteRows
+from backout.ledger.version import VERSION
 
-_PATIENCE_S = 30  # for another writer, who needs milliseconds
 _SELECT = "SELECT position, previous, hash, body FROM backout_ledger_entry ORDER BY position"
+_HEAD = "SELECT position, hash FROM backout_ledger_entry ORDER BY position DESC LIMIT 1"
+_VERSION = "SELECT version, readable_by FROM backout_ledger_version ORDER BY version DESC LIMIT 1"
 
 
 class Ledger:
@@ -31,19 +31,18 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._engine = _engine(url)
-        self._ready = False
+        self._rows: Rows = _rows(url)
+        self._one_at_a_time = RLock()  # a project may be used by several threads, and the connection is one
+        finalize(self, self._rows.close)
 
     def close(self) -> None:
-        """Give the connections back."""
-        self._engine.dispose()
+        """Give the connection back."""
+        self._rows.close()
 
     def exists(self) -> bool:
         """Whether somebody has written there before."""
-        if self._engine.dialect.name == "sqlite" and not Path(self._engine.url.database or "").exists():
-            return False
-        with self._connected() as connection:
-            return version_of(connection)[0] > 0
+        with self._answering():
+            return self._rows.is_there() and self._version()[0] > 0
 
     def append(self, body: str) -> Entry:
         """Add an entry; when this returns it is durable, and nobody else has its place."""
@@ -52,137 +51,100 @@ class Ledger:
     def append_all(self, bodies: Sequence[str]) -> tuple[Entry, ...]:
         """Add entries one after the other in one transaction: all of them, or none."""
         made = []
-        with self._writing() as connection:
-            head = _head(connection)
+        with self._writing():
+            head = self._head()
             for body in bodies:
                 entry = link(head, body)
-                connection.execute(entry_table.insert().values(
-                    position=entry.position, previous=entry.previous, hash=entry.hash, body=entry.body
-                ))  # fmt: skip
+                self._rows.insert(entry)
                 head = Head(entry.position, entry.hash)
                 made.append(entry)
         return tuple(made)
 
     def head(self) -> Head:
         """The last entry's place and hash."""
-        if not self.exists():
-            return Head()
-        with self._reading() as connection:
-            return _head(connection)
+        with self._answering():
+            return self._head() if self._is_readable() else Head()
 
     def entries(self) -> Sequence[Entry]:
         """All entries by position, as one state of the ledger. Bodies and hashes are as stored: nothing is checked."""
-        if not self.exists():
-            return ()
-        with self._reading() as connection:
-            # The driver's own rows: SQLAlchemy's take three times as long (10,000 entries: 17 ms and 45 ms, SQLite 3.40).
-            cursor = connection.exec_driver_sql(_SELECT).cursor
-            assert cursor is not None, "a SELECT has rows"
-            return list(map(Entry._make, cursor.fetchall()))
+        with self._answering():
+            return list(map(Entry._make, self._rows.select(_SELECT))) if self._is_readable() else ()
 
     # -- transactions --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise _translated(self, error) from None
+    def _answering(self) -> Iterator[None]:
+        with self._one_at_a_time:
+            try:
+                yield
+            except (NotAnswered, BackoutError) as error:
+                raise self._translated(error) from None
+            finally:
+                self._rows.rest()
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with self._connected() as connection:
-            self._require_readable(connection)
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _writing(self) -> Iterator[None]:
         """A transaction that nobody else's is beside."""
-        if self._engine.dialect.name == "sqlite":
-            _make_folder(Path(self._engine.url.database or ""))
-        with self._connected() as connection:
-            _lock(connection)
-            version = self._require_readable(connection)
-            if version < VERSION:
-                migrate(connection, version)
-            yield connection
-            connection.commit()
+        with self._answering():
+            if not self._is_readable() or self._version()[0] < VERSION:
+                from backout.ledger.schema import bring_up_to_date
 
-    def _require_readable(self, connection: Connection) -> int:
-        version, readable_by = version_of(connection)
+                bring_up_to_date(self.url)
+            self._rows.begin()
+            try:
+                self._require_readable(self._version())
+                yield
+                self._rows.commit()
+            except BaseException:
+                self._rows.rollback()
+                raise
+
+    def _is_readable(self) -> bool:
+        """Whether there is one; Refused where it is of a backout that is too new for us."""
+        if not self._rows.is_there():
+            return False
+        found = self._version()
+        self._require_readable(found)
+        return found[0] > 0
+
+    def _version(self) -> tuple[int, int]:
+        """(version, readable_by); (0, 0) where there are no tables."""
+        if not self._rows.has_tables():
+            return 0, 0
+        found = next(iter(self._rows.select(_VERSION)), (0, 0))
+        return int(found[0]), int(found[1])
+
+    def _require_readable(self, found: tuple[int, int]) -> None:
+        version, readable_by = found
         if readable_by > VERSION:
             raise Refused(
                 "ledger", f"the ledger was made by a newer backout (its version is {version}, ours is {VERSION})",
                 hint="upgrade backout on this machine",
             )  # fmt: skip
-        return version
+
+    def _head(self) -> Head:
+        found = next(iter(self._rows.select(_HEAD)), None)
+        return Head(int(found[0]), str(found[1])) if found is not None else Head()
+
+    def _translated(self, error: Exception) -> BackoutError:
+        if isinstance(error, Refused):
+            return error
+        reason = error.message if isinstance(error, BackoutError) else str(error)
+        return UsageError(
+            f'unable to use the ledger "{self._rows.shown}": {reason.strip().splitlines()[0]}',
+            hint="see `backout doctor`; the ledger is the key `ledger` of [project]",
+        )
 
 
-def _engine(url: str) -> Engine:
-    try:
-        parsed = make_url(re.sub(r"^postgres(ql)?:", "postgresql+psycopg:", url))
-        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-            raise UsageError(
-                f'no ledger can be in a database of kind "{parsed.get_backend_name()}"',
-                hint="ledger = \"sqlite:///path/to/file\" or \"postgresql://…\"",
-            )  # fmt: skip
-        if parsed.get_backend_name() == "sqlite":
-            engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": _PATIENCE_S})
-            # The driver begins transactions by itself, too late for us: it would read the head before it has the lock.
-            # Source: SQLAlchemy 2 manual, "SQLite: Serializable isolation / Savepoints / Transactional DDL".
-            event.listen(engine, "connect", _leave_transactions_to_us)
-            event.listen(engine, "begin", _begin)
-            return engine
-        return create_engine(
-            parsed, poolclass=NullPool,
-            connect_args={"connect_timeout": 10, "application_name": "backout ledger"},
+def _rows(url: str) -> Rows:
+    scheme = url.partition(":")[0].lower() if "://" in url else ""
+    if scheme == "sqlite" and url.startswith("sqlite:///"):
+        return SqliteRows(Path(url.removeprefix("sqlite:///").partition("?")[0]))
+    if re.fullmatch(r"postgres(ql)?(\+psycopg)?", scheme):
+        return PostgresRows(f"postgresql:{url.partition(':')[2]}")
+    if scheme and scheme != "sqlite":
+        raise UsageError(
+            f'no ledger can be in a database of kind "{scheme}"',
+            hint="ledger = \"sqlite:///path/to/file\" or \"postgresql://…\"",
         )  # fmt: skip
-    except ArgumentError:
-        raise UsageError("the ledger's URL is not one", hint='ledger = "postgresql://user@host/database"') from None
-
-
-def _leave_transactions_to_us(connection: object, _record: object) -> None:
-    connection.isolation_level = None  # type: ignore[attr-defined]  # sqlite3.Connection
-
-
-def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("backout_writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _lock(connection: Connection) -> None:
-    """Keep every other writer out until the end of the transaction.
-
-    SQLite: the write lock, which BEGIN IMMEDIATE takes (https://sqlite.org/lang_transaction.html, 2.2); see `_begin`.
-    PostgreSQL: an advisory lock of the transaction (manual 9.28.10), since the table may not be there yet; the number
-    is "bkolledg" in ASCII.
-    """
-    connection.execution_options(backout_writes=True)
-    connection.begin()
-    if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SET LOCAL lock_timeout = '{_PATIENCE_S}s'"))
-        connection.execute(text("SELECT pg_catalog.pg_advisory_xact_lock(7091318039311017063)"))
-
-
-def _head(connection: Connection) -> Head:
-    last = select(entry_table.c.position, entry_table.c.hash).order_by(entry_table.c.position.desc()).limit(1)
-    row = connection.execute(last).first()
-    return Head(int(row[0]), str(row[1])) if row else Head()
-
-
-def _make_folder(file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or "unknown error").lower()
-        raise UsageError(f'unable to make the folder of the ledger "{file}": {reason}') from None
-
-
-def _translated(ledger: Ledger, error: SQLAlchemyError) -> UsageError:
-    shown = make_url(ledger.url).render_as_string(hide_password=True)
-    reason = str(getattr(error, "orig", None) or error).strip().split("\n")[0]
-    return UsageError(
-        f'unable to use the ledger "{shown}": {reason}',
-        hint="see `backout doctor`; the ledger is the key `ledger` of [project]",
-    )
+    raise UsageError("the ledger's URL is not one", hint='ledger = "postgresql://user@host/database"')

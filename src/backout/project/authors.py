@@ -35,6 +35,8 @@ def is_link(path: Path, folder: Path) -> bool:
 
 
 def _committers(change: Change) -> Iterator[str]:
+    if change.is_private:
+        return  # git knows nothing of it; who submitted it is its author
     files = [change.path]
     undo_file = change.path.with_name(Path(change.metadata.backout).name)
     if undo_file.suffix in COMMENTS and undo_file.is_file():

@@ -21,6 +21,10 @@ def limits_of(environment: Environment) -> Limits:
         replica_lag_s=environment.replica_lag.total_seconds(),
         long_transaction_s=environment.long_transaction.total_seconds(),
         flag_file=environment.pause_file,
+        wal_rate_bytes=environment.wal_rate_bytes,
+        archive_backlog_bytes=environment.archive_backlog_bytes,
+        commit_latency_s=environment.commit_latency.total_seconds() if environment.commit_latency else None,
+        analyze=environment.analyze,
     )
 
 

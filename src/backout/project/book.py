@@ -7,19 +7,21 @@ statement counts once, wherever it is kept and however often.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backout.errors import BackoutError, Refused
+from backout.gates.claims import deciding
 from backout.gates.evidence import Ignored, PastRun, Said
 from backout.gates.policy import SSH, Policy
 from backout.ledger.entry import GENESIS, Entry, Head, first_break
 from backout.ledger.files import StatementFile, folder_of, read_statements, write_statement
 from backout.ledger.signing import Verification, verify_all
-from backout.ledger.statement import Kind, Signed, read_signed
+from backout.ledger.statement import Kind, Signed, Statement, read_signed
 from backout.project.config import LEDGER_FILE, Config
 from backout.project.subject import Subject
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from backout.ledger.store import Ledger
 
 _RUN_KEY = re.compile(r'\\"key\\":\\"([^"\\]+)\\"')  # inside the text of a statement, which is a string of the body
+_RUN, _EMERGENCY, _REVIEW = '\\"kind\\":\\"run\\"', '\\"emergency\\":\\"', '\\"kind\\":\\"review\\"'
+_UNJUDGED = (Kind.REVEAL, Kind.RETAIN, Kind.RESTAMP, Kind.AGREE, Kind.REFUSE)
+_TO_A_SESSION, _CONTENT = (Kind.AGREE, Kind.REFUSE), '\\"content\\":\\"'
+_ATTESTED = '\\"kind\\":\\"attest\\"'
 _SKEW = timedelta(minutes=5)  # between two clocks that are kept right; what is later than that is from the future
 
 
@@ -35,7 +41,12 @@ class Reading:
     """The ledger at one moment."""
 
     entries: Sequence[Entry] = ()
-    problem: str | None = None  # the first place where the chain does not hold
+
+    @cached_property
+    def problem(self) -> str | None:
+        """The first place where the chain does not hold. It is recomputed in full, where it is first asked for."""
+        found = first_break(self.entries)
+        return f"entry {found.position}: {found.problem}" if found else None
 
     @property
     def head(self) -> Head:
@@ -46,9 +57,20 @@ class Reading:
         """Of every entry, and of the empty ledger: what a head can have been."""
         return frozenset((GENESIS, *(one.hash for one in self.entries)))
 
+    def lacks(self, keys: Iterable[str]) -> frozenset[str]:
+        """Those of these runs that it does not have; the newest are looked for from the end."""
+        missing = set(keys)
+        for _, _, _, body in reversed(self.entries):
+            if not missing:
+                break
+            if _RUN in body and (match := _RUN_KEY.search(body)):
+                missing.discard(match[1])
+        return frozenset(missing)
+
     def run_keys(self) -> frozenset[str]:
         """The runs that it has: "identity#number", see `run_entries`."""
-        return frozenset(match[1] for one in self.entries if (match := _RUN_KEY.search(one.body)))
+        runs = (one.body for one in self.entries if _RUN in one.body)  # many times faster than the pattern alone
+        return frozenset(match[1] for body in runs if (match := _RUN_KEY.search(body)))
 
 
 @dataclass(frozen=True)
@@ -91,34 +113,42 @@ class Book:
         return self.config.path is not None and (self.config.folder / LEDGER_FILE).exists()
 
     def read(self) -> Reading:
-        """Read everything, and recompute the chain. Refused where the ledger cannot be read."""
+        """Read everything. Refused where the ledger cannot be read."""
         try:
-            entries = self.ledger.entries()
+            return Reading(self.ledger.entries())
         except BackoutError as error:
             raise Refused("ledger", error.message, hint=error.hint) from None
-        found = first_break(entries)
-        return Reading(entries, f"entry {found.position}: {found.problem}" if found else None)
 
     def write(self, signed: Signed, change: Path | None = None) -> Entry:
         """Append the statement; also as a file beside the change, where the project keeps them there."""
-        entry = self.ledger.append(signed.body)
+        return self.write_all((signed,), change)[0]
+
+    def write_all(self, signed: Sequence[Signed], change: Path | None = None) -> Sequence[Entry]:
+        """Append several in one transaction."""
+        entries = self.ledger.append_all([one.body for one in signed])
         if self.is_local and change is not None:
-            write_statement(folder_of(change), signed)
-        return entry
+            for one in signed:
+                write_statement(folder_of(change), one)
+        return entries
 
     def files(self, change: Path | None) -> Sequence[StatementFile]:
         """The statement files beside the change."""
         return read_statements(folder_of(change)) if change is not None else ()
 
-    def find(self, reading: Reading, subject: Subject, environment: str, policy: Policy, now: datetime) -> Found:
-        """What bears on a run of this change there. Signatures are verified; `now` is the database's clock."""
-        marks = (
-            subject.digest,
-            f'\\"change\\":{_inner(subject.identifier)}',
-            '\\"emergency\\":\\"',
-            '\\"kind\\":\\"review\\"',
+    def find(
+        self, reading: Reading, subject: Subject, environment: str, policy: Policy, now: datetime, *,
+        everything: bool = False, operator: str | None = None,
+    ) -> Found:  # fmt: skip
+        """What bears on a run of this change there. Signatures are verified; `now` is the database's clock.
+
+        Only of what a gate judges by, that is; of all that was said of the change, with `everything`. The claims of the
+        `operator` stand in nobody's way but others': where nobody else has claimed, they are left out.
+        """
+        change = f'\\"change\\":{_inner(subject.identifier)}'
+        digest = subject.digest or change
+        signed = _marked(
+            reading.entries, lambda body: digest in body or change in body or _EMERGENCY in body or _REVIEW in body
         )
-        signed = [one for entry in reading.entries if (one := _marked(entry, marks)) is not None]
         beside = self.files(subject.path)
         signed += [one.signed for one in beside if one.signed is not None]
         runs = tuple(
@@ -129,8 +159,20 @@ class Book:
         wanted = _once(
             one for one in signed
             if one.statement.kind is not Kind.RUN and _matters(one, subject, environment)
+            and (everything or _is_judged(one.statement))
         )  # fmt: skip
-        said, ignored, forged = self._weigh(wanted, policy, now)
+        settled: list[Signed] = []
+        if not everything:
+            claims = [one for one in wanted if one.statement.kind in (Kind.CLAIM, Kind.RELEASE)]
+            if {self.config.people.canonical(one.statement.person) for one in claims} == {operator}:
+                claims = []
+            decide, settled = deciding(claims, self.config.people.canonical)
+            wanted = [one for one in wanted if one.statement.kind not in (Kind.CLAIM, Kind.RELEASE)] + decide
+        said, ignored, forged = self._weigh(wanted, policy, now, lambda: reading.problem)
+        released = {one.person for one in said if one.kind is Kind.RELEASE}
+        if any(self.config.people.canonical(one.statement.person) not in released for one in settled):
+            more = self._weigh(settled, policy, now)  # a release that does not count settles nothing
+            said, ignored, forged = said + more[0], ignored + more[1], forged or more[2]
         broken = [Ignored("statement", one.path.name, one.problem) for one in beside if one.problem]
         return Found(
             said=tuple(one for one in said if one.statement.digest == subject.digest and one.kind is not Kind.REVIEW),
@@ -143,11 +185,35 @@ class Book:
             ignored=(*ignored, *broken), runs=runs, forged=forged,
         )  # fmt: skip
 
+    def attestations(
+        self, reading: Reading, changes: Sequence[Path | None], environment: str, policy: Policy, now: datetime
+    ) -> tuple[Said, ...]:
+        """What people said that they saw of runs there, as far as it counts; `changes` are files of what was run."""
+        signed = _marked(reading.entries, lambda body: _ATTESTED in body)
+        signed += [one.signed for change in changes for one in self.files(change) if one.signed is not None]
+        wanted = _once(
+            one for one in signed
+            if one.statement.kind is Kind.ATTEST and one.statement.environment == environment
+        )  # fmt: skip
+        return tuple(self._weigh(wanted, policy, now)[0])
+
+    def agreements(
+        self, reading: Reading, run: str, environment: str, policy: Policy, now: datetime
+    ) -> tuple[Said, ...]:
+        """What people said to what a session did, yes or no, as far as it counts; oldest first."""
+        mark = _inner(run)
+        wanted = _once(
+            one for one in _marked(reading.entries, lambda body: _CONTENT in body and mark in body)
+            if one.statement.kind in _TO_A_SESSION and one.statement.environment == environment
+            and one.statement.details.get("run") == run
+        )  # fmt: skip
+        return tuple(self._weigh(wanted, policy, now)[0])
+
     def _weigh(
-        self, wanted: Sequence[Signed], policy: Policy, now: datetime
+        self, wanted: Sequence[Signed], policy: Policy, now: datetime, meanwhile: Callable[[], object] | None = None
     ) -> tuple[list[Said], list[Ignored], str | None]:
         """Tell what counts from what does not."""
-        checked = self.check(wanted)
+        checked = self.check(wanted, meanwhile)
         said, ignored, forged = [], [], None
         for one, check in zip(wanted, checked, strict=True):
             statement = one.statement
@@ -165,9 +231,9 @@ class Book:
             said.append(Said(statement, person, check.key))
         return said, ignored, forged
 
-    def check(self, signed: Sequence[Signed]) -> Sequence[Verification]:
+    def check(self, signed: Sequence[Signed], meanwhile: Callable[[], object] | None = None) -> Sequence[Verification]:
         """Verify the signatures; an unsigned statement has a problem, which a policy may not mind."""
-        return verify_all(signed, self.config.signers_file)
+        return verify_all(signed, self.config.signers_file, meanwhile)
 
 
 def past_run(details: Any, digest: str, person: str) -> PastRun:
@@ -188,9 +254,15 @@ def signed_in(entry: Entry) -> Signed | None:
         return None
 
 
-def _marked(entry: Entry, marks: Sequence[str]) -> Signed | None:
-    """The statement of an entry that has one of the marks in its text: reading all would take too long."""
-    return signed_in(entry) if any(mark in entry.body for mark in marks) else None
+def _marked(entries: Sequence[Entry], is_marked: Callable[[str], bool]) -> list[Signed]:
+    """The statements of entries that have a mark in their text: reading all would take too long."""
+    found = (signed_in(one) for one in entries if is_marked(one.body))
+    return [one for one in found if one is not None]
+
+
+def _is_judged(one: Statement) -> bool:
+    """Whether any gate asks for it; that others were told of something is no announcement, see `Statements.told`."""
+    return one.kind not in _UNJUDGED and (one.kind is not Kind.ANNOUNCE or "database_at" in one.details)
 
 
 def _inner(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from backout.engines.protocol import Database
 from backout.engines.values import TableName
-from backout.gates.certificate import GHOST_UNDO, Certificate, Shape
+from backout.gates.certificate import Certificate, Shape
 from backout.gates.evidence import Said
 from backout.ledger.statement import Kind, Statement
 from backout.runs.rehearsal_json import certificate_as_json
@@ -29,15 +29,15 @@ def certificate_statement(one: Certificate, person: str, project: str | None, at
     )
 
 
-def certificate_of_ghost(database: Database, report: RunReport, person: str) -> Certificate:
-    """What a ghost run proved that took its own way back and compared, on the very environment."""
+def certificate_of_run(database: Database, report: RunReport, person: str, way: str) -> Certificate:
+    """What a ghost run proved that took its own way back and compared, or a session to which two people agreed."""
     rows = {one.table: (one.inserted, one.updated, one.deleted) for one in report.tables}
     tables = {name: database.table(found) for name in rows if (found := table_name(name)) is not None}
     shapes = {name: Shape.of(table) for name, table in tables.items() if table is not None}
     facts = database.facts()
     return Certificate(
         report.change, report.digest, report.environment, person, report.identifier, database.clock(), facts.product,
-        facts.version, rows, shapes, GHOST_UNDO,
+        facts.version, rows, shapes, way,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from backout.change.nearest import suggest
 from backout.engines.values import Settings, TableName
 from backout.errors import UsageError
 from backout.gates.people import People
-from backout.gates.policy import PROFILES, Policy, default_profile
+from backout.gates.policy import PROFILES, Policy, Window, default_profile
 from backout.integrations.model import Channel
 
 FILE_NAME = "backout.toml"
@@ -32,6 +32,15 @@ _SQLITE_FILE = re.compile(r".+\.(db|sqlite|sqlite3)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
+class ConnectCommand:
+    """What opens the way to a server, e.g. `kubectl port-forward`; `ready` is a pattern of what it says when it is open."""
+
+    words: tuple[str, ...]
+    ready: str | None = None
+    timeout: timedelta = timedelta(seconds=30)
+
+
+@dataclass(frozen=True)
 class Environment:
     """A named database and what is allowed there. Exactly one of `url`, `url_env` and `url_file` is set."""
 
@@ -39,6 +48,7 @@ class Environment:
     url: str | None = None  # may hold ${VARIABLE}
     url_env: str | None = None  # the process variable that holds the URL
     url_file: Path | None = None  # the file whose first line is the URL
+    connect: ConnectCommand | None = None  # started first, and ended last
     role: str | None = None
     superuser_allowed: bool = False
     lock_timeout: timedelta = timedelta(seconds=5)
@@ -53,6 +63,18 @@ class Environment:
     replica_lag: timedelta = timedelta(seconds=5)  # from here on a run in batches waits; so it does for the next two
     long_transaction: timedelta = timedelta(hours=1)
     pause_file: str | None = None
+    wal_rate_bytes: int | None = None  # a second; from here on a run in batches waits
+    archive_backlog_bytes: int | None = None
+    commit_latency: timedelta | None = None
+    quiet_hours: tuple[Window, ...] = ()
+    analyze: bool = False  # before a run in batches, where the planner's statistics are stale
+    program_time: timedelta | None = None  # how long a program may take, be idle, and spend on one statement
+    program_idle: timedelta = timedelta(minutes=15)
+    program_statement: timedelta | None = None
+    agree_within: timedelta = timedelta(minutes=10)  # how long a session waits, with its locks, for two people
+    watcher: str = "optional"  # "required": nobody types at a prompt without somebody who watches
+    watcher_gone: timedelta = timedelta(seconds=30)  # without a sign of life; then a session is rolled back
+    outbound: str = "none"  # "real": programs here tell other systems, so that a ghost run of one would as well
     parameters: Mapping[str, Any] = field(default_factory=dict)
     given_policy: Policy | None = None  # None: what an environment of this name has by default
 
@@ -115,11 +137,17 @@ class Config:
     allowed_signers: Path | None = None  # git's file of principals and their public keys; None: beside backout.toml
     ledger: str | None = None  # URL, may hold ${VARIABLE}; None: an SQLite file beside backout.toml
     statements: str = "ledger"  # where people's statements are written: "ledger" | "files"
+    tracking: Path | None = None  # the folder of tracking files; None: "tracking" beside backout.toml
 
     @property
     def signers_file(self) -> Path:
         """Where the public keys of people are."""
         return self.allowed_signers or self.folder / "allowed_signers"
+
+    @property
+    def tracking_folder(self) -> Path:
+        """Where the files of `@pre`, `@post` and of the change itself are written."""
+        return self.tracking or self.folder / "tracking"
 
     def ledger_url(self, variables: Mapping[str, str] = os.environ) -> str:
         """Return the ledger's URL with the secrets put in; UsageError where a variable is missing."""

@@ -18,19 +18,29 @@ from backout.errors import InvalidFile, Position, UsageError
 from backout.gates.people import People
 from backout.gates.policy import PROFILE_NAMES, PROFILES, SOLO, default_profile
 from backout.project.channels import read_channels
-from backout.project.config import FILE_NAME, ISOLATIONS, PROOF_LEVELS, STATEMENT_PLACES, Config, Environment
+from backout.project.config import (
+    FILE_NAME,
+    ISOLATIONS,
+    PROOF_LEVELS,
+    STATEMENT_PLACES,
+    Config,
+    ConnectCommand,
+    Environment,
+)
 from backout.project.people_file import read_people, require_known_words
-from backout.project.policy import POLICY_KEYS, read_policy
+from backout.project.policy import POLICY_KEYS, read_policy, read_windows
 from backout.project.toml_table import Table
 
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _SECTIONS = ("project", "people", "channels", "undo", "tables", "environments")
-PROJECT_KEYS = ("name", "changes", "profile", "people", "allowed_signers", "ledger", "statements")
+PROJECT_KEYS = ("name", "changes", "profile", "people", "allowed_signers", "ledger", "statements", "tracking")
 ENVIRONMENT_KEYS = (
-    "url", "url_env", "url_file", "role", "superuser", "lock_timeout", "statement_timeout", "keep", "rescue_schema",
+    "url", "url_env", "url_file", "connect", "role", "superuser", "lock_timeout", "statement_timeout", "keep", "rescue_schema",
     "min_proof", "isolation", "scan_limit", "arm", "batch_time", "replica_lag", "long_transaction", "pause_file",
-    "parameters", *POLICY_KEYS,
+    "wal_rate", "archive_backlog", "commit_latency", "quiet_hours", "analyze",
+    "program_time", "program_idle", "program_statement", "agree_within", "watcher", "watcher_gone",
+    "outbound", "parameters", *POLICY_KEYS,
 )  # fmt: skip
 
 
@@ -103,6 +113,7 @@ def parse_config(text: str, path: Path) -> Config:
         allowed_signers=folder / signers if signers is not None else None,
         ledger=project.text("ledger"),
         statements=project.choice("statements", STATEMENT_PLACES, "ledger"),
+        tracking=folder / tracking if (tracking := project.text("tracking")) is not None else None,
     )
 
 
@@ -138,6 +149,7 @@ def _environment(name: str, table: Table, folder: Path, profile: str | None, peo
         url=table.text("url"),
         url_env=table.text("url_env"),
         url_file=folder / file if file is not None else None,
+        connect=_connect(table),
         role=table.text("role"),
         superuser_allowed=table.choice("superuser", ("refuse", "allow"), "refuse") == "allow",
         lock_timeout=table.duration("lock_timeout") or default.lock_timeout,
@@ -152,9 +164,36 @@ def _environment(name: str, table: Table, folder: Path, profile: str | None, peo
         replica_lag=table.duration("replica_lag") or default.replica_lag,
         long_transaction=table.duration("long_transaction") or default.long_transaction,
         pause_file=table.text("pause_file"),
+        wal_rate_bytes=table.size("wal_rate"),
+        archive_backlog_bytes=table.size("archive_backlog"),
+        commit_latency=table.duration("commit_latency"),
+        quiet_hours=read_windows(table, "quiet_hours"),
+        analyze=table.flag("analyze"),
+        program_time=table.duration("program_time"),
+        program_idle=table.duration("program_idle") or default.program_idle,
+        program_statement=table.duration("program_statement"),
+        agree_within=table.duration("agree_within") or default.agree_within,
+        watcher=table.choice("watcher", ("optional", "required"), default.watcher),
+        watcher_gone=table.duration("watcher_gone") or default.watcher_gone,
+        outbound=table.choice("outbound", ("none", "real"), default.outbound),
         parameters=parameters.content,
         given_policy=None if policy == PROFILES[default_profile(name)] else policy,
     )
+
+
+def _connect(table: Table) -> ConnectCommand | None:
+    if "connect" not in table.content:
+        return None
+    connect = table.table("connect")
+    connect.only(("command", "ready", "timeout"))
+    words, ready = connect.names("command"), connect.text("ready")
+    if not words:
+        raise connect.error('key "connect" has no command', hint='connect = {command = ["ssh", "-N", "…"]}')
+    try:
+        re.compile(ready or "")
+    except re.error as error:
+        raise connect.error(f'key "ready" is not a pattern: {error}', "ready", 'ready = "Forwarding from"') from None
+    return ConnectCommand(words, ready, connect.duration("timeout") or ConnectCommand(words).timeout)
 
 
 def _toml(text: str, file: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ profile = "solo"
 # allowed_signers = "allowed_signers"   # public keys of people, in git's format: see docs/how-to/four-eyes.md
 # ledger = "postgresql://localhost/ops" # what people said; a file beside this one when left out
 # statements = "files"                  # or in files beside the change, which git merges
+# tracking = "tracking"                 # the folder of the CSV files of @pre, @post and of the change itself
 
 # [people.ann]                          # who is who
 # email = "ann@example.org"
@@ -37,7 +38,15 @@ append_only = []
 # url = "postgresql://backout:${CLINIC_PASSWORD}@db.example.org/clinic"
 # # url_env = "CLINIC_URL"              # or the whole URL in a variable
 # # url_file = "/run/secrets/clinic"    # or in the first line of a file
+# connect = {command = ["ssh", "-NL", "15432:db:5432", "bastion"]} # started first; the url is 127.0.0.1:15432
 # role = "clinic_app"                   # the role that changes run under
+# program_time = "30 min"               # a program may take that long, be idle and spend on one statement that long
+# program_idle = "15 minutes"
+# program_statement = "1 min"
+# agree_within = "10 min"               # a session waits that long for two people, and is rolled back
+# watcher = "optional"                  # "required": nobody types in a session unless somebody watches it
+# watcher_gone = "30 seconds"           # a session whose watcher shows no sign of life for so long is rolled back
+# outbound = "none"                     # "real": programs here send mail; a ghost run of one must not
 # superuser = "refuse"                  # "refuse" | "allow"
 # lock_timeout = "5 seconds"            # wait that long for a lock, and no longer
 # statement_timeout = "2 minutes"       # no limit when left out
@@ -51,6 +60,11 @@ append_only = []
 # replica_lag = "5 seconds"             # large changes wait as long as a replica lags behind by more
 # long_transaction = "1 hour"           # and as long as somebody's transaction is older
 # pause_file = "/run/backout.pause"     # and as long as this file is there
+# wal_rate = "50 MB"                    # and as long as the server writes more log than this a second
+# archive_backlog = "1 GB"              # and as long as more log than this waits to be archived
+# commit_latency = "50 ms"              # and as long as a commit of one small row takes longer
+# quiet_hours = ["Mon-Fri 08:00-18:00"] # and inside of these hours
+# analyze = true                        # before them, a table whose statistics are stale is analysed
 # profile = "team"                      # "solo" | "team" | "hipaa"; each key below overrides it
 # after = ["dev"]                       # rehearsed there
 # approvals = ["correctness", "safety"] # by two people who did not write it
@@ -61,6 +75,9 @@ append_only = []
 # window = ["Mon-Thu 09:00-17:00 UTC"]  # when runs may begin
 # operators = ["ann"]                   # who may run here
 # emergency = ["ann"]                   # who may run without waiting for people
+# subset = true                         # some rows first, where the change says by @subset what they are
+# reveal = ["team-lead"]                # who may see rows that are PHI with --reveal
+# attest = 2                            # so many people look at the application after a run, and say what they saw
 # [environments.production.parameters]  # values of the changes' parameters that differ per environment
 # cutoff = 2026-11-14
 """

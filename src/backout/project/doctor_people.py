@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from backout.errors import BackoutError
+from backout.gates.operators import other_host
 from backout.gates.policy import OS_USER, SSH, STRICT_NAME, Policy
 from backout.ledger.signers import AllowedKey, read_allowed_signers
 from backout.project.advice import Advice
 from backout.project.book import Book
 from backout.project.config import Config, Environment
+from backout.project.hosts import hosts_of
+from backout.project.private import advise_on_readers
 
 
 def advise_on_people(config: Config) -> Iterator[Advice]:
     """Look at what is asked of people, and at whether they can give it. Writes nothing."""
     for environment in config.environments.values():
+        yield from _of_hosts(environment)
         yield from _of_policy(config, environment)
     asking = [one for one in config.environments.values() if one.policy.needs_people]
     if not asking:
@@ -43,6 +48,9 @@ def _of_policy(config: Config, environment: Environment) -> Iterator[Advice]:
                 f"write [environments.{lower}], or after = […] for {name}",
             )  # fmt: skip
     yield from _of_approvals(config, name, policy)
+    if len(config.people.known) < policy.attest and policy.identity == SSH:
+        text = f'"{name}" wants {policy.attest} people to attest a run, and [people] has {len(config.people.known)}'
+        yield Advice("wrong", text, "write [people.NAME] for each, with the address that is in allowed_signers")
     if policy.identity == OS_USER:
         text = f'"{name}" believes the accounts of the operating system: nothing is signed'
         yield Advice("weak", text, 'identity = "ssh", and a file of allowed signers')
@@ -53,6 +61,17 @@ def _of_policy(config: Config, environment: Environment) -> Iterator[Advice]:
         yield Advice("weak", text, 'emergency = ["…"]')
     if policy.announce is not None and not policy.overrule:
         yield Advice("weak", f'nobody may overrule an objection to a run on "{name}"', 'overrule = ["…"]')
+
+
+def _of_hosts(environment: Environment) -> Iterator[Advice]:
+    """The text of the URL alone; where a secret of it is missing there is nothing to say."""
+    with suppress(BackoutError):
+        other = other_host(hosts_of(environment.resolved_url()), environment.policy)
+        if other is not None and other != "none":  # without a host the driver's own is meant
+            yield Advice(
+                "wrong", f'the url of "{environment.name}" has host "{other}", which is not in its `hosts`',
+                "nothing can run there: correct one of the two",
+            )  # fmt: skip
 
 
 def _of_approvals(config: Config, name: str, policy: Policy) -> Iterator[Advice]:
@@ -136,3 +155,4 @@ def _of_ledger(config: Config, *, two_people: bool) -> Iterator[Advice]:
         yield Advice("wrong", f"the ledger is not as it was written: {reading.problem}", "backout audit")
     else:
         yield Advice("fine", f"the ledger has {len(reading.entries)} entries, and its chain holds")
+    yield from advise_on_readers(config, reading.entries)

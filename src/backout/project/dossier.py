@@ -16,10 +16,12 @@ from backout.change.model import Change, DataClass
 from backout.engines.protocol import Database
 from backout.engines.values import JournalState, Mode, RowChange, RunRecord, RunState, ServerFacts
 from backout.errors import BackoutError
+from backout.gates.attestation import Validation
 from backout.gates.certificate import Certificate
 from backout.gates.evidence import Ignored, Said
 from backout.lint.model import Review
 from backout.lint.review import review
+from backout.project.attestations import validation
 from backout.project.book import Book, Reading
 from backout.project.certificates import certificates_in
 from backout.project.config import Config, Environment
@@ -39,6 +41,7 @@ class RunProof:
 
     record: RunRecord
     tables: tuple[TableReport, ...]
+    validation: Validation | None = None  # whether people have looked at it; None: nobody has to
 
     @property
     def is_undone(self) -> bool:
@@ -139,6 +142,7 @@ def dossier_of(
     names = list(environments or sources.config.environments)
     voices, certificates = _voices(change, names, sources, now)
     rungs = tuple(_rung(name, change, sources, certificates, rows) for name in names)
+    rungs = tuple(_validated(one, voices, sources.config) for one in rungs)
     found = review(change)
     private = change.metadata.data is DataClass.PHI
     documents = tuple((key, _text(value)) for key, value in documents_of(change).items())
@@ -159,7 +163,10 @@ def _voices(
     try:
         reading = sources.book.read()
         subject = subject_of(change, sources.config)
-        found = [(one, sources.book.find(reading, subject, one.name, one.policy, now)) for one in environments]
+        found = [
+            (one, sources.book.find(reading, subject, one.name, one.policy, now, everything=True))
+            for one in environments
+        ]
     except BackoutError as error:
         return Voices(in_use=True, problem=error.message), ()
     heard: dict[str, Said] = {}
@@ -203,6 +210,16 @@ def _rung(name: str, change: Change, sources: Sources, certificates: Sequence[Ce
         rung, product=product, ghost=found.get(Mode.GHOST), real=found.get(Mode.REAL), undo=found.get(Mode.UNDO),
         standing=_standing(name, sources),
     )  # fmt: skip
+
+
+def _validated(rung: Rung, voices: Voices, config: Config) -> Rung:
+    """The rung, with how far its run is validated by what people said."""
+    if rung.real is None:
+        return rung
+    found = validation(config, rung.real.record, tuple(one.said for one in voices.heard))
+    if found is not None and voices.problem is not None:
+        found = Validation(found.wanted, problem=f"the ledger is not sound: {voices.problem}")
+    return replace(rung, real=replace(rung.real, validation=found))
 
 
 def _standing(name: str, sources: Sources) -> Status | None:

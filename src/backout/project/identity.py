@@ -25,6 +25,7 @@ from backout.ledger.statement import Signed, Statement
 from backout.project.config import Config
 
 KEY_VARIABLE = "BACKOUT_KEY"
+IDENTITY_VARIABLE = "BACKOUT_IDENTITY"  # a private key's file to read private changes with, where one signs by an agent
 _USUAL = ("id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk", "id_rsa")  # as ssh(1) looks for them
 
 
@@ -98,6 +99,14 @@ def _candidates(config: Config, key: Path | None) -> Iterator[Path]:
             yield _as_file(line)
     home = Path.home() / ".ssh"
     yield from (home / name for name in _USUAL if (home / name).is_file())
+
+
+def private_key_files(config: Config, key: Path | None) -> Iterator[Path]:
+    """Files that may be the speaker's private key, for what only it can open; each once."""
+    given = os.environ.get(IDENTITY_VARIABLE)
+    paths = [Path(given).expanduser()] if given else []
+    paths += [one.with_suffix("") if one.suffix == ".pub" else one for one in _candidates(config, key)]
+    yield from dict.fromkeys(one for one in paths if one.is_file())
 
 
 def _as_file(public_key: str) -> Path:

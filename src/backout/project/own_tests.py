@@ -55,6 +55,11 @@ def run_own_tests(
     `project_of` makes the project of a configuration.
     """
     tests = change.metadata.tests
+    if change.is_private:
+        raise UsageError(
+            f'the tests of private change "{change.identifier}" would write it to this machine\'s disk',
+            hint="let its author run them before it is submitted: backout check FILE --test",
+        )
     if tests is None:
         raise UsageError(
             f'change "{change.identifier}" has no tests',

@@ -67,6 +67,7 @@ def require_known_words(table: Table, policy: Policy, people: People) -> None:
         ("operators", policy.operators),
         ("emergency", policy.emergency),
         ("overrule", policy.overrule),
+        ("reveal", policy.reveal),
         *(("roles", words) for words in policy.roles.values()),
     )
     known = people.words()

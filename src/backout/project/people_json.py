@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from backout.gates.attestation import Validation
 from backout.project.audit import Audit
+from backout.project.private import details_without_text
 from backout.project.statements import Spoken
 from backout.project.status import Status
 
@@ -24,7 +26,7 @@ def spoken_as_json(one: Spoken) -> Json:
         "person": one.person,
         "principal": statement.person,
         "at": statement.at.isoformat(),
-        "details": dict(statement.details),
+        "details": details_without_text(statement.details),
         "signed": one.signed.signature is not None,
         "entry": one.position,
     }
@@ -54,7 +56,16 @@ def status_as_json(one: Status) -> Json:
         "next": one.next_command,
         "who": one.who,
         "earliest": _time(one.earliest),
+        "run": one.run,
+        "validation": validation_as_json(one.validation),
     }
+
+
+def validation_as_json(one: Validation | None) -> Json | None:
+    """Return how far a run is validated; None where nobody has to look at it."""
+    if one is None:
+        return None
+    return {"validated": one.is_validated, "wanted": one.wanted, "people": list(one.people), "text": one.text}
 
 
 def audit_as_json(one: Audit) -> Json:

@@ -7,19 +7,19 @@ without a permit; where the ledger cannot be read, only an emergency begins, and
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from backout.engines.protocol import Database
-from backout.engines.values import Authority, RunRecord, RunState, ServerFacts
+from backout.engines.values import Authority, JournalState, Mode, RunRecord, RunState, ServerFacts
 from backout.errors import Refused, UsageError
 from backout.gates.evidence import Evidence, PastRun, Verdict
 from backout.gates.policy import OS_USER, Policy
 from backout.gates.verdicts import GATES, Gate, judge_all, require_all
-from backout.ledger.statement import Kind, Statement
+from backout.ledger.statement import Kind, Signed, Statement
 from backout.project.book import Book, Found, Reading
 from backout.project.certificates import certificates_in, shapes_here
 from backout.project.config import Config
@@ -27,6 +27,8 @@ from backout.project.identity import Speaker, speaker_of
 from backout.project.permit import Permit, Scribe
 from backout.project.run_entries import newest, past_run_of, reconcile
 from backout.project.subject import Subject
+
+_LOOKED_AT = 1000  # runs of a journal, the newest first: among them is one of a subset, where there is one
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Place:
     environment: str
     facts: ServerFacts
     policy: Policy
-    url: str
+    hosts: tuple[str, ...]  # all that the URL names, and the one that we are connected to
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Wish:
     emergency: str | None = None  # why it cannot wait for people
     undo_of: str | None = None  # the run whose undo wants one more approval
     gates: tuple[Gate, ...] = GATES
+    is_subset: bool = False  # a part of the change
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,16 @@ class Operator:
 
     speaker: Speaker
     key: str | None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What was found out before anything is judged; `now` is the database's clock."""
+
+    now: datetime
+    records: Sequence[RunRecord]  # the newest of the journal
+    reading: Reading | None  # None: there is no ledger to be had
+    found: Found
 
 
 @dataclass
@@ -83,36 +96,54 @@ class Gatekeeper:
                 hint="run it without --emergency",
             )  # fmt: skip
         if not self.book.in_use(policy):
-            return Permit()
+            return Permit(verdicts=self._without_ledger(place, wish)) if policy.asks_anything else Permit()
         speaker = speaker_of(config, policy.identity, self.key)
-        claim = speaker.say(_claim(wish, place, speaker, config.name))
-        operator = Operator(speaker, self.book.check([claim])[0].key)
-        reading = self._read(wish)
-        records = newest(place.database)
+        with ThreadPoolExecutor(1) as beside:  # ssh-keygen takes as long as reading the ledger does
+            proving = beside.submit(self._proven, speaker, _claim(wish, place, speaker, config.name))
+            gathered = self._gathered(place, wish, speaker.name)
+            claim, operator = proving.result()
         verdicts: tuple[Verdict, ...] = ()
-        if policy.needs_people:
-            now = place.database.clock()
-            evidence = self.evidence(place, wish, reading, records, operator, now)
-            verdicts = require_all(evidence, policy, now, wish.gates)
+        if policy.asks_anything:
+            evidence = self._evidence(place, wish, gathered, operator)
+            verdicts = require_all(evidence, policy, gathered.now, wish.gates)
+        reading = gathered.reading
         authority = Authority(
-            speaker.name, operator.key is not None, policy.profile, self._head(reading, place), wish.emergency
+            speaker.name, operator.key is not None, policy.profile, self._head(gathered, place), wish.emergency
         )
         scribe = Scribe(self.book, speaker, place.database, claim) if reading is not None else None
         return Permit(authority, verdicts, scribe)
 
+    def _without_ledger(self, place: Place, wish: Wish) -> tuple[Verdict, ...]:
+        """The gates where nothing is a matter of who said what."""
+        found = self._gathered(place, wish, with_ledger=False)
+        operator = Operator(speaker_of(self.book.config, OS_USER, None), None)
+        return require_all(self._evidence(place, wish, found, operator), place.policy, found.now, wish.gates)
+
     def verdicts(self, place: Place, wish: Wish, operator: Operator) -> tuple[Evidence, tuple[Verdict, ...]]:
         """What each gate would say now; for `status`, which begins nothing."""
-        now = place.database.clock()
-        evidence = self.evidence(place, wish, self._read(wish), newest(place.database), operator, now)
-        return evidence, judge_all(evidence, place.policy, now, wish.gates)
+        gathered = self._gathered(place, wish)
+        evidence = self._evidence(place, wish, gathered, operator)
+        return evidence, judge_all(evidence, place.policy, gathered.now, wish.gates)
 
-    def evidence(
-        self, place: Place, wish: Wish, reading: Reading | None, records: Sequence[RunRecord], operator: Operator,
-        now: datetime,
-    ) -> Evidence:  # fmt: skip
-        """All that the gates judge by. Without a ledger (in an emergency) that is what files and journal have."""
-        config, subject = self.book.config, wish.subject
-        found = self.book.find(reading or Reading(), subject, place.environment, place.policy, now)
+    def _proven(self, speaker: Speaker, statement: Statement) -> tuple[Signed, Operator]:
+        """The operator's statement, signed, and who it proves them to be."""
+        signed = speaker.say(statement)
+        return signed, Operator(speaker, self.book.check([signed])[0].key)
+
+    def _gathered(self, place: Place, wish: Wish, operator: str | None = None, *, with_ledger: bool = True) -> Gathered:
+        """What ledger, files and journal have. Without a ledger (in an emergency) that is what the others have."""
+        now, records = place.database.clock(), newest(place.database)
+        reading = self._read(wish) if with_ledger else None
+        found = Found()
+        if place.policy.asks_anything:
+            found = self.book.find(
+                reading or Reading(), wish.subject, place.environment, place.policy, now, operator=operator
+            )
+        return Gathered(now, records, reading, found)
+
+    def _evidence(self, place: Place, wish: Wish, gathered: Gathered, operator: Operator) -> Evidence:
+        """All that the gates judge by."""
+        config, subject, found = self.book.config, wish.subject, gathered.found
         certificates = certificates_in(found.said)
         submitters = {one.person for one in found.said if one.kind is Kind.SUBMIT}
         speaker = operator.speaker
@@ -134,14 +165,19 @@ class Gatekeeper:
             reviews=found.reviews,
             ignored=found.ignored,
             certificates=certificates,
-            runs=_runs(records, found),
+            attest_on={one.environment: config.policy_for(one.environment).attest for one in certificates},
+            runs=_runs(gathered.records, found),
             shapes=shapes_here(place.database, certificates),
             product=place.facts.product,
             version=place.facts.version,
-            host=urlsplit(place.url).hostname,
-            tampered=self._tampered(reading, found, records),
+            hosts=place.hosts,
+            tampered=self._tampered(gathered),
             emergency=wish.emergency,
             undo_of=wish.undo_of,
+            is_session=subject.is_session,
+            has_subset=subject.has_subset,
+            is_subset=wish.is_subset,
+            subset_runs=_subset_runs(place, wish),
         )
 
     def _read(self, wish: Wish) -> Reading | None:
@@ -153,14 +189,15 @@ class Gatekeeper:
                 raise
             return None
 
-    def _head(self, reading: Reading | None, place: Place) -> str | None:
+    def _head(self, gathered: Gathered, place: Place) -> str | None:
         """Bring the ledger up to date, and return what the journal is to remember of it."""
-        if reading is None:
+        if gathered.reading is None:
             return None
-        reconcile(self.book, reading, place.database)
-        return None if self.book.is_local else self.book.ledger.head().hash
+        head = reconcile(self.book, gathered.reading, place.database, gathered.records)
+        return None if self.book.is_local else head.hash
 
-    def _tampered(self, reading: Reading | None, found: Found, records: Sequence[RunRecord]) -> str | None:
+    def _tampered(self, gathered: Gathered) -> str | None:
+        reading, found, records = gathered.reading, gathered.found, gathered.records
         if reading is None:
             return None
         if self.book.is_local:
@@ -195,6 +232,21 @@ def operator_asking(config: Config, policy: Policy, key: Path | None) -> Operato
     except UsageError:
         return Operator(speaker_of(config, OS_USER, None), None)
     return Operator(speaker, str(speaker.signer.key) if speaker.signer is not None else None)
+
+
+def _subset_runs(place: Place, wish: Wish) -> tuple[str, ...]:
+    """Runs of a subset of this text that wrote rows and of which nothing was undone, where that is asked for."""
+    if (
+        not place.policy.subset
+        or not wish.subject.has_subset
+        or place.database.journal.state() is not JournalState.PRESENT
+    ):
+        return ()
+    return tuple(
+        one.identifier for one in place.database.journal.runs(_LOOKED_AT)
+        if one.start.digest == wish.subject.digest and one.start.mode is Mode.REAL and one.state is RunState.COMMITTED
+        and one.report.get("subset") and one.tables and not any(table.undone for table in one.tables)
+    )  # fmt: skip
 
 
 def _claim(wish: Wish, place: Place, speaker: Speaker, project: str | None) -> Statement:

@@ -6,6 +6,7 @@ take now, the next command on the environment copies from the journal.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -43,21 +44,30 @@ class Scribe:
         if record is None or record.state is RunState.RUNNING:
             return
         identity = self.database.journal.stamp()[1]
-        self._say(run_statement(record, identity, self.speaker.principal, self.book.config.name, datetime.now(UTC)))
-        self.release()
+        told = run_statement(record, identity, self.speaker.principal, self.book.config.name, datetime.now(UTC))
+        self._say(told, *self._release())
 
     def release(self) -> None:
         """Give the claim back, if it was this run that took it."""
-        if self.claimed:
-            self.claimed = False
-            self._say(replace(self.claim.statement, kind=Kind.RELEASE, at=datetime.now(UTC), details={}))
+        self._say(*self._release())
 
-    def _say(self, statement: Statement) -> None:
+    def _release(self) -> tuple[Statement, ...]:
+        if not self.claimed:
+            return ()
+        self.claimed = False
+        return (replace(self.claim.statement, kind=Kind.RELEASE, at=datetime.now(UTC), details={}),)
+
+    def _say(self, *statements: Statement) -> None:
+        """Sign them at one time, and keep them in one transaction."""
+        if statements:
+            with ThreadPoolExecutor(len(statements)) as threads:
+                self.book.write_all(list(threads.map(self._signed, statements)))
+
+    def _signed(self, statement: Statement) -> Signed:
         try:
-            signed = self.speaker.say(statement)
+            return self.speaker.say(statement)
         except BackoutError:
-            signed = Signed(statement, None)  # the agent has gone meanwhile; the audit shows that it is unsigned
-        self.book.write(signed)
+            return Signed(statement, None)  # the agent has gone meanwhile; the audit shows that it is unsigned
 
 
 @dataclass

@@ -35,7 +35,7 @@ __all__ = ["POLICY_KEYS", "AnnouncePolicy", "BackupPolicy", "Policy", "Window", 
 
 POLICY_KEYS = (
     "profile", "identity", "after", "rehearsals", "accept_ghost_undo", "approvals", "roles", "consent", "documents",
-    "announce", "overrule", "window", "operators", "emergency", "attest", "hosts", "backup",
+    "announce", "overrule", "window", "operators", "emergency", "subset", "reveal", "attest", "hosts", "backup",
 )  # fmt: skip
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -44,7 +44,7 @@ _WINDOW = re.compile(
     r"(?P<since>\d\d:\d\d)-(?P<until>\d\d:\d\d)(?:\s+(?P<zone>\S+))?",
     re.IGNORECASE,
 )
-_WINDOW_HINT = 'write days, hours and a time zone: window = ["Mon-Thu 09:00-17:00 Europe/Berlin"]'
+_WINDOW_HINT = 'write days, hours and a time zone: {key} = ["Mon-Thu 09:00-17:00 Europe/Berlin"]'
 
 
 def read_policy(name: str, table: Table, default: str | None) -> Policy:
@@ -65,6 +65,8 @@ def read_policy(name: str, table: Table, default: str | None) -> Policy:
         "window": _windows,
         "operators": _words,
         "emergency": _words,
+        "subset": _flag,
+        "reveal": _words,
         "attest": lambda t, k: _count(t, k, least=0),
         "hosts": lambda t, k: t.names(k),
         "backup": _backup,
@@ -153,13 +155,18 @@ def _backup(table: Table, key: str) -> BackupPolicy | None:
     )  # fmt: skip
 
 
+def read_windows(table: Table, key: str) -> tuple[Window, ...]:
+    """The hours under this key; none where it is not there."""
+    return _windows(table, key) if key in table.content else ()
+
+
 def _windows(table: Table, key: str) -> tuple[Window, ...]:
     texts = [table.content[key]] if isinstance(table.content[key], str) else table.names(key)
     windows = []
     for text in texts:
         window = read_window(text)
         if window is None:
-            raise table.error(f'key "{key}" may not hold "{text}"', key, _WINDOW_HINT)
+            raise table.error(f'key "{key}" may not hold "{text}"', key, _WINDOW_HINT.format(key=key))
         windows.append(window)
     return tuple(windows)
 

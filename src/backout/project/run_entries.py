@@ -13,6 +13,7 @@ from typing import Any
 from backout.engines.protocol import Database
 from backout.engines.values import JournalState, Mode, RunRecord, RunState
 from backout.gates.evidence import PastRun
+from backout.ledger.entry import Head
 from backout.ledger.statement import Kind, Signed, Statement
 from backout.project.book import Book, Reading, past_run
 
@@ -42,7 +43,9 @@ def run_statement(record: RunRecord, identity: str, person: str, project: str | 
         "emergency": authority.get("emergency"),
         "ledger_head": authority.get("ledger_head"),
         "proof": record.report.get("proof"),
+        **({"tracking": record.report["tracking"]} if record.report.get("tracking") else {}),
         **({"subset": record.report["subset"]} if record.report.get("subset") else {}),
+        **({"agreement": record.report["agreement"]} if record.report.get("agreement") else {}),
         "tables": [
             {key: one.get(key) for key in ("table", "inserted", "updated", "deleted")}
             for one in record.report.get("tables") or ()
@@ -70,24 +73,34 @@ def newest(database: Database) -> Sequence[RunRecord]:
     return database.journal.runs(_FEW) if database.journal.state() is JournalState.PRESENT else ()
 
 
-def reconcile(book: Book, reading: Reading, database: Database) -> int:
-    """Copy the runs that the ledger lacks; unsigned, since their operators are not here. Returns how many.
+def reconcile(book: Book, reading: Reading, database: Database, records: Sequence[RunRecord]) -> Head:
+    """Copy the runs that the ledger lacks; unsigned, since their operators are not here. Returns the last entry known.
+
+    `records` are the newest of the journal.
 
     Runs under way are left for the next time; ghosts are the journal's alone. Where none of the newest is known, older
     ones may be missing, too.
     """
-    identity, known = database.journal.stamp()[1], reading.run_keys()
-    records = newest(database)
-    if len(records) == _FEW and not any(key_of(identity, one.number) in known for one in records):
-        records = database.journal.runs(_MANY)
+    identity = database.journal.stamp()[1]
+    kept = _kept(records, identity)
+    lacking = reading.lacks(kept)
+    if len(records) == _FEW and len(lacking) == len(kept):
+        kept = _kept(database.journal.runs(_MANY), identity)
+        lacking = reading.lacks(kept)
+    if not lacking:
+        return reading.head
     now = database.clock()
-    bodies = [
+    last = book.ledger.append_all([
         Signed(run_statement(one, identity, person_of(one), book.config.name, now), None).body
-        for one in reversed(records)
-        if one.start.mode is not Mode.GHOST
-        and one.state is not RunState.RUNNING
-        and key_of(identity, one.number) not in known
-    ]
-    if bodies:
-        book.ledger.append_all(bodies)
-    return len(bodies)
+        for key, one in reversed(kept.items()) if key in lacking
+    ])[-1]  # fmt: skip
+    return Head(last.position, last.hash)
+
+
+def _kept(records: Sequence[RunRecord], identity: str) -> dict[str, RunRecord]:
+    """Those that a ledger keeps, by what names them."""
+    return {
+        key_of(identity, one.number): one
+        for one in records
+        if one.start.mode is not Mode.GHOST and one.state is not RunState.RUNNING
+    }

@@ -16,7 +16,7 @@ from typing import Any
 from backout.change.model import Change
 from backout.change.nearest import suggest
 from backout.errors import Refused, UsageError
-from backout.gates import approvals, documents
+from backout.gates import approvals, documents, reveal
 from backout.gates.announcement import open_objections
 from backout.gates.approvals import UNDO
 from backout.gates.certificate import Certificate
@@ -56,9 +56,12 @@ class Statements:
 
     # -- on a change ---------------------------------------------------------------------------------------------------
 
-    def submit(self, change: Change) -> Spoken:
-        """Say that this is the text to be reviewed; who says so counts as its author."""
-        return self._say(Kind.SUBMIT, subject_of(change, self.book.config), "", self._strictest())
+    def submit(self, change: Change, sealed: Mapping[str, Any] | None = None) -> Spoken:
+        """Say that this is the text to be reviewed; who says so counts as its author.
+
+        `sealed` is the text itself, encrypted, where the change is private: see `project/private.py`.
+        """
+        return self._say(Kind.SUBMIT, subject_of(change, self.book.config), "", self._strictest(), sealed)
 
     def approve(
         self, change: Change, on: str, approval: str | None = None, *, ticked: Collection[str] = (),
@@ -150,21 +153,48 @@ class Statements:
         """Vouch for a rehearsal. Without a key of the speaker's it is unsigned, and a strict policy will not count it."""
         speaker = self._anybody()
         made = certificate_statement(certificate, speaker.principal, self.book.config.name, _now())
-        return self._write(speaker.say(made), speaker, change.path)
+        return self._write(speaker.say(made), speaker, None if change.is_private else change.path)
 
     # -- on a run ------------------------------------------------------------------------------------------------------
 
     def attest(self, run: str, subject: Subject, on: str, saw: str) -> Spoken:
-        """Say what one saw of the application after a run."""
-        return self._say(Kind.ATTEST, subject, on, self._policy(on), {"run": run, "saw": _reason(saw)})
+        """Say what one saw of the application after a run.
+
+        Signed wherever anything is: an attested rehearsal counts where its own environment does not look.
+        """
+        self._policy(on)
+        speaker = self._anybody()
+        made = self._statement(Kind.ATTEST, subject, on, speaker, {"run": run, "saw": _reason(saw)})
+        return self._write(speaker.say(made), speaker, subject.path)
+
+    def agree(self, run: str, subject: Subject, on: str, content: str) -> Spoken:
+        """Agree to what a session did; `content` is the hash of its rows before and after."""
+        return self._say(Kind.AGREE, subject, on, self._policy(on), {"run": run, "content": content})
+
+    def refuse(self, run: str, subject: Subject, on: str, content: str, why: str) -> Spoken:
+        """Say no to it: it is rolled back."""
+        details = {"run": run, "content": content, "why": _reason(why)}
+        return self._say(Kind.REFUSE, subject, on, self._policy(on), details)
 
     def review(self, run: str, subject: Subject, on: str) -> Spoken:
         """Say that one has read what was done in an emergency."""
         return self._say(Kind.REVIEW, subject, on, self._policy(on), {"run": run})
 
-    def reveal(self, run: str, subject: Subject, on: str) -> Spoken:
-        """Say that one is about to look at rows of a run that are PHI."""
-        return self._say(Kind.REVEAL, subject, on, self._policy(on), {"run": run})
+    def reveal(self, run: str, subject: Subject, on: str, *, kept: bool = True) -> None:
+        """Say that one is about to look at rows of a run that are PHI. Refused for whom the policy does not name.
+
+        Without `kept` the ledger is left alone where nobody needs one: the run's own record will have it.
+        """
+        policy = self.book.config.policy_for(on)
+        speaker = self._speaker(policy.identity)
+        signed = speaker.say(self._statement(Kind.REVEAL, subject, on, speaker, {"run": run}))
+        evidence = Evidence(
+            subject.identifier, subject.digest, on, operator=self.book.config.people.find(speaker.principal),
+            operator_name=speaker.name, operator_key=self.book.check([signed])[0].key, people=self.book.config.people,
+        )  # fmt: skip
+        _require(reveal.judge(evidence, policy, _now()))
+        if kept or self.book.in_use(policy):
+            self._write(signed, speaker, subject.path)
 
     def retain(self, run: str, subject: Subject, on: str, until: datetime, why: str) -> Spoken:
         """Say why what is kept of a run is kept longer."""
@@ -209,6 +239,10 @@ class Statements:
     def _speaker(self, identity: str) -> Speaker:
         return speaker_of(self.book.config, identity, self.key)
 
+    def submitter(self) -> Speaker:
+        """Who would submit a change now. UsageError where no key of theirs is found."""
+        return self._speaker(self._strictest().identity)
+
     def _anybody(self) -> Speaker:
         """The speaker by their key where they have one, else by their account."""
         try:
@@ -222,8 +256,12 @@ class Statements:
 
     def _strictest(self) -> Policy:
         """The policy for what is said of no environment in particular: signed, where any environment wants that."""
-        signs = any(one.policy.identity == SSH for one in self.book.config.environments.values())
-        return Policy(identity=SSH if signs else OS_USER)
+        return Policy(identity=SSH if self.are_signed else OS_USER)
+
+    @property
+    def are_signed(self) -> bool:
+        """Whether what is said of no environment in particular is signed."""
+        return any(one.policy.identity == SSH for one in self.book.config.environments.values())
 
     def _subject(self, change: Change) -> Subject:
         return subject_of(change, self.book.config)

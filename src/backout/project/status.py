@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from backout.engines.values import RunRecord
+from backout.gates.attestation import Validation
 from backout.gates.evidence import Evidence, Verdict
 from backout.gates.policy import Policy
 
@@ -27,6 +29,8 @@ class Status:
     next_command: str
     who: str
     earliest: datetime | None  # None: now, as far as time alone goes
+    run: str | None = None  # the last run of this text there that people have to look at
+    validation: Validation | None = None  # whether they have
 
     @property
     def may_run(self) -> bool:
@@ -34,19 +38,27 @@ class Status:
         return all(one.satisfied for one in self.verdicts)
 
 
-def status_of(evidence: Evidence, policy: Policy, verdicts: Sequence[Verdict]) -> Status:
-    """Return the status that these verdicts mean. The gate "operator" is about who asks, so it comes last."""
+def status_of(
+    evidence: Evidence, policy: Policy, verdicts: Sequence[Verdict], last: RunRecord | None = None,
+    validation: Validation | None = None,
+) -> Status:  # fmt: skip
+    """Return the status that these verdicts mean. The gate "operator" is about who asks, so it comes last.
+
+    `last` is the newest run of this text there, and `validation` says how far people have looked at it.
+    """
     stopping = [one for one in verdicts if not one.satisfied]
     others = [one for one in stopping if one.gate != "operator"]
     first = next(iter(others or stopping), None)
     operators = " or ".join(policy.operators) or "anybody who is known"
-    run = f"backout run {evidence.change} --on {evidence.environment}"
+    run = f"backout {'session' if evidence.is_session else 'run'} {evidence.change} --on {evidence.environment}"
     waits = [one.earliest for one in stopping if one.earliest is not None]
     command, who = (run, operators) if first is None else (first.hint or run, first.who or operators)
     if others and all(one.earliest is not None for one in others):
         command, who = run, operators  # nothing is left but to wait
+    if last is not None and validation is not None and not validation.is_validated:
+        command, who = f'backout attest {last.identifier} --saw "…"', "anybody who looked at the application"
     return Status(
         evidence.change, evidence.digest, evidence.environment, policy.profile, policy.identity, tuple(verdicts),
         tuple(f"{one.kind} by {one.person} does not count: {one.problem}" for one in evidence.ignored),
-        command, who, max(waits, default=None),
+        command, who, max(waits, default=None), last.identifier if last is not None and validation else None, validation,
     )  # fmt: skip

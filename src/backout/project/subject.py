@@ -30,13 +30,17 @@ class Subject:
     authors: frozenset[str] = frozenset()
     is_link: bool = False
     binding: str = ""
+    is_session: bool = False  # it is typed at a prompt
+    has_subset: bool = False  # it says by @subset what a part of it is
 
 
 def subject_of(change: Change, config: Config, values: Mapping[str, Any] | None = None) -> Subject:
     """The change, with whose text it is; `values` are those of its parameters in one environment."""
+    path = None if change.is_private else change.path
     return Subject(
-        change.identifier, change.digest, change.path, change.metadata.title, documents_of(change),
-        authors_of(change, config.people), is_link(change.path, config.folder), binding_of(change, values or {}),
+        change.identifier, change.digest, path, change.metadata.title, documents_of(change),
+        authors_of(change, config.people), path is not None and is_link(path, config.folder),
+        binding_of(change, values or {}), change.metadata.session, has_subset(change),
     )  # fmt: skip
 
 
@@ -45,6 +49,11 @@ def subject_of_run(record: RunRecord, config: Config) -> Subject:
     paths = (config.changes / f"{record.start.change}{suffix}" for suffix in COMMENTS)
     path = next((one for one in paths if one.is_file()), None)
     return Subject(record.start.change, record.start.digest, path, record.start.title)
+
+
+def has_subset(change: Change) -> bool:
+    """Whether a part of it can be run; a change in batches has none, see `change/subset.py`."""
+    return any(one.subset for one in change.steps) and not any(one.batching for one in change.steps)
 
 
 def documents_of(change: Change) -> Mapping[str, Any]:

@@ -11,22 +11,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from backout.change.durations import parse_duration
 from backout.change.nearest import suggest
 from backout.errors import InvalidFile, Position
 from backout.project.toml_place import place
 
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(b|kb|mb|gb|tb|)")
 _SIZE_UNITS = ("b", "kb", "mb", "gb", "tb")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
-_UNITS = {
-    "milliseconds": ("ms", "millisecond"),
-    "seconds": ("s", "sec", "second"),
-    "minutes": ("min", "minute"),
-    "hours": ("h", "hour"),
-    "days": ("d", "day"),
-    "weeks": ("week",),
-}
-_UNIT_OF = {alias: unit for unit, aliases in _UNITS.items() for alias in (unit, *aliases)}
 
 
 @dataclass(frozen=True)
@@ -97,6 +88,13 @@ class Table:
             raise self.error(f'key "{key}" may not be {_written(value)}', key, hint)
         return duration
 
+    def flag(self, key: str) -> bool:
+        """True or false; false where the key is not there."""
+        value = self.content.get(key, False)
+        if not isinstance(value, bool):
+            raise self.error(f'key "{key}" may not be {_written(value)}', key, "write true or false")
+        return value
+
     def size(self, key: str) -> int | None:
         """A number of bytes, or None where the key is not there."""
         value = self.content.get(key)
@@ -117,24 +115,6 @@ def parse_size(value: object) -> int | None:
     if match is None or (isinstance(value, str) and match[2] == ""):
         return None
     return int(float(match[1]) * 1024 ** _SIZE_UNITS.index(match[2] or "b"))
-
-
-def parse_duration(value: object) -> timedelta | None:
-    """Return what "5 seconds", "2 min" or a number of seconds stands for; None where it is no time above zero."""
-    if isinstance(value, bool):
-        return None
-    seconds = value if isinstance(value, int | float) else None
-    try:
-        if seconds is None:
-            match = _DURATION.fullmatch(str(value).strip().lower())
-            if match is None or match[2] not in _UNIT_OF:
-                return None
-            duration = timedelta(**{_UNIT_OF[match[2]]: float(match[1])})
-        else:
-            duration = timedelta(seconds=seconds)
-    except (OverflowError, ValueError):
-        return None
-    return duration if duration > timedelta(0) else None
 
 
 def _written(value: object) -> str:

@@ -415,7 +415,7 @@ def test_an_emergency_runs_at_once_and_owes_a_review_by_two_people(clinic: Clini
     project = clinic.project("cem")
     run, on, subject = project.about_run("1", "production")
     project.statements.review(run, subject, on)
-    assert clinic.run().outcome is RunState.COMMITTED
+    assert clinic.run(again="they were opened again").outcome is RunState.COMMITTED
 
 
 def test_an_emergency_is_only_for_whom_the_policy_names(clinic: Clinic) -> None:
@@ -446,7 +446,7 @@ def test_without_its_ledger_only_an_emergency_runs_and_the_ledger_catches_up(cli
     project = clinic.project("dan")
     project.statements.review(run, subject, on)
     clinic.sql("production", "UPDATE referral SET status = 'open' WHERE id < 3")
-    clinic.run()
+    clinic.run(again="they were opened again")
     emergencies = [one for one in statements(clinic) if one["kind"] == "run" and one["details"]["emergency"]]
     assert [(one["details"]["run"], one["signed"]) for one in emergencies] == [("production-1", False)]
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from backout.errors import Refused, UsageError
-from backout.ledger import schema
+from backout.ledger import version
 from backout.ledger.entry import GENESIS, Head, entry_hash, first_break
 from backout.ledger.store import Ledger
 from servers import PostgresDatabase
@@ -214,7 +214,7 @@ def test_a_ledger_of_a_newer_backout_that_we_cannot_read_is_refused(ledger: Ledg
         with pytest.raises(Refused) as caught:
             attempt()
         assert str(caught.value) == (
-            f"the ledger was made by a newer backout (its version is 99, ours is {schema.VERSION})\n"
+            f"the ledger was made by a newer backout (its version is 99, ours is {version.VERSION})\n"
             "state: untouched\nhint: upgrade backout on this machine"
         )
 

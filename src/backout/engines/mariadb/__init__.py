@@ -5,10 +5,13 @@ Not for: other storage engines, which commit row by row, nor MySQL, which was no
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from backout.engines.mariadb.address import pinned
 from backout.engines.mariadb.connect import MariaDatabase
 from backout.engines.values import Settings
 
 
 def connect(settings: Settings) -> MariaDatabase:
     """Open the database that `settings.url` names. Raises UsageError or Refused; nothing is touched."""
-    return MariaDatabase(settings)
+    return MariaDatabase(replace(settings, url=pinned(settings.url)))

@@ -52,6 +52,7 @@ class MariaDatabase:
         has_sequences=Missing("sequences and AUTO_INCREMENT counters that a run advances are not reported"),
         sqlalchemy=Missing("statements that SQLAlchemy's drivers make up could not all be read beforehand"),
         writing_ctes=Missing("a CTE can only read"),
+        tracking=Missing("tracking files are not built for MariaDB: the rows of `@pre` and `@post` are counted"),
         batches=Missing("runs in batches are not built for MariaDB: a change is one transaction"),
         merge=Missing("there is no MERGE; `INSERT … ON DUPLICATE KEY UPDATE` is captured"),
         pairs_keyless_rows=Missing("without a key nothing tells which row before is which one after"),
@@ -118,6 +119,7 @@ class MariaDatabase:
             is_superuser=has_right(self._control, "SUPER"),
             identity=identity(self._control),
             free_bytes=self._free_bytes(),
+            host=self._control.address.options.get("host"),
         )
 
     def _free_bytes(self) -> int | None:

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from datetime import UTC
 
 from backout.engines.dump import Arrival, DumpFacts, Pour, Reader
+from backout.engines.mariadb.address import address_of, pinned
 from backout.engines.mariadb.names import literal
-from backout.engines.mariadb.session import Session, address_of
+from backout.engines.mariadb.session import Session
 from backout.engines.program import Program, answer_of, pour_into, reading_from
 from backout.engines.values import Settings
 from backout.errors import Refused, RestoreFailed
@@ -83,7 +84,7 @@ class MariaDump:
             session.close()
 
     def _program(self, name: str, doing: str, options: tuple[str, ...], *, private: bool = False) -> Program:
-        address = address_of(self._settings.url)
+        address = address_of(pinned(self._settings.url))
         given = dict(address.options)
         file = given.get("read_default_file")
         words = [_place(name), f"--defaults-file={file}" if file else "--no-defaults", *options]

@@ -11,17 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pymysql
 from pymysql.connections import Connection
-from pymysql.constants import CLIENT, SERVER_STATUS
+from pymysql.constants import SERVER_STATUS
 
+from backout.engines.mariadb.address import address_of, pinned
 from backout.engines.mariadb.errors import connection_failed, translated
 from backout.engines.mariadb.names import literal
-from backout.errors import DatabaseFailed, Interrupted, UsageError
+from backout.errors import DatabaseFailed, Interrupted
 from backout.sql.mariadb import tokens_of
-from backout.sql.mariadb_scan import TokenKind
+from backout.sql.tokens import TokenKind
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
@@ -37,8 +37,6 @@ _STRICT = ("STRICT_TRANS_TABLES", "STRICT_ALL_TABLES", "NO_ENGINE_SUBSTITUTION")
 #: For statements of ours, which copy what is there, zero dates and invalid ones included.
 OWN_MODE = "STRICT_TRANS_TABLES,STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION"
 
-_CONNECT_S = 15
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -49,20 +47,11 @@ class Answer:
     rows: Sequence[tuple[Any, ...]]
 
 
-@dataclass(frozen=True)
-class Address:
-    """A URL taken apart; `shown` is it without its password."""
-
-    shown: str
-    database: str
-    options: Mapping[str, Any]
-
-
 class Session:
     """A connection; `modes` is the sql_mode that a change runs under."""
 
     def __init__(self, url: str) -> None:
-        self.address = address_of(url)
+        self.address = address_of(pinned(url))
         try:
             self.connection: Connection[Any] = pymysql.connect(**self.address.options)
         except (pymysql.Error, OSError) as error:
@@ -171,34 +160,6 @@ def predicate_modes(session: Session, of: Session) -> Iterator[None]:
     finally:
         if not session.lost:
             session.ours()
-
-
-def address_of(url: str) -> Address:
-    """Take `mariadb://user:password@host:port/database?unix_socket=…&ssl_ca=…` apart; UsageError where it cannot be."""
-    parts = urlsplit(url)
-    database = unquote(parts.path.strip("/"))
-    shown = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}/{database}"
-    if not database:
-        raise UsageError(f'the URL "{shown}" names no database', hint="write mariadb://user@host/database")
-    options: dict[str, Any] = {
-        "host": unquote(parts.hostname or "127.0.0.1"),
-        "port": parts.port or 3306,
-        "user": unquote(parts.username or ""),
-        "password": unquote(parts.password or ""),
-        "database": database,
-        "charset": "utf8mb4",
-        "autocommit": True,
-        "connect_timeout": _CONNECT_S,
-        "local_infile": False,
-        "client_flag": CLIENT.FOUND_ROWS,  # an UPDATE tells the rows that matched, as on the other engines
-    }
-    for name, value in parse_qsl(parts.query):
-        if name not in ("unix_socket", "ssl_ca", "ssl_cert", "ssl_key", "read_default_file"):
-            raise UsageError(f'the URL "{shown}" has an option "{name}" that is not known', hint="take it out")
-        options[name] = value
-    if "unix_socket" in options:
-        del options["host"], options["port"]
-    return Address(shown, database, options)
 
 
 def bound(text: str, parameters: Parameters) -> str:

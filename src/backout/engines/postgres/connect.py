@@ -7,7 +7,7 @@ same server directly or through a pooler in session mode: the lease and the proo
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,10 +21,12 @@ from backout.engines.postgres.names import literal, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.rights import foresee
 from backout.engines.postgres.session import Answer, Session
+from backout.engines.postgres.tracking import changes, stream
 from backout.engines.postgres.transaction import PostgresTransaction
 from backout.engines.postgres.undo_triggers import undo_obstacle
 from backout.engines.values import (
     Capabilities,
+    CapturedTable,
     Contents,
     Foreseen,
     Missing,
@@ -76,6 +78,7 @@ class PostgresDatabase:
         return ServerFacts(
             "PostgreSQL", version.split(" ")[0], database, login, role, not in_recovery and not read_only,
             bool(superuser), identity, self._free_bytes() if local else None, self._rescue_goes_to(),
+            self._control.connection.info.host,
         )  # fmt: skip
 
     def _rescue_goes_to(self) -> tuple[str, ...]:
@@ -207,6 +210,30 @@ class PostgresDatabase:
             if self.settings.role:
                 self._control.run(f"SET LOCAL ROLE {quoted(self.settings.role)}")
             return self._control.run(statement, parameters, doing="ask the query")
+        finally:
+            self._control.run("ROLLBACK")
+
+    def stream(
+        self, text: str, parameters: Sequence[Any], begin: Callable[[Sequence[str]], None],
+        take: Callable[[Sequence[str | None]], None],
+    ) -> None:  # fmt: skip
+        """See `engines.protocol.Tracked`: a read-only transaction under the environment's role."""
+        self._control.run("BEGIN READ ONLY")
+        try:
+            if self.settings.role:
+                self._control.run(f"SET LOCAL ROLE {quoted(self.settings.role)}")
+            stream(self._control, text, parameters, begin, take)
+        finally:
+            self._control.run("ROLLBACK")
+
+    def changes(
+        self, captured: CapturedTable, columns: Sequence[str],
+        take: Callable[[Sequence[str | None], Sequence[str | None] | None, Sequence[str | None] | None], None],
+    ) -> None:  # fmt: skip
+        """See `engines.protocol.Tracked`: of what is committed."""
+        self._control.run("BEGIN READ ONLY")
+        try:
+            changes(self._control, self._control, self.settings.rescue_schema, captured, columns, take)
         finally:
             self._control.run("ROLLBACK")
 

@@ -1,0 +1,64 @@
+"""People have looked at the application after a run, and said what they saw [A10].
+
+Not for: stopping a run: nobody can look before it. What it stops is the next rung: a rehearsal that nobody attested gives
+no certificate that counts (`ladder`). Invariant: as many as the policy asks are as many people, with keys of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from backout.gates.distinct import distinct_people
+from backout.gates.evidence import Said
+from backout.gates.people import People
+from backout.ledger.statement import Kind
+
+#: Between the speaker's clock and the database's. Run numbers begin anew in a database that is made anew, and what was
+#: seen of another run of the same number is older than this run.
+_SKEW = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run that people look at; `began` is by the database's clock."""
+
+    identifier: str
+    environment: str
+    digest: str
+    began: datetime
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How far a run is validated: `people` have attested it, and the policy asks for `wanted` of them."""
+
+    wanted: int
+    people: tuple[str, ...] = ()
+    problem: str | None = None  # why nothing can be said
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether enough people have looked."""
+        return self.problem is None and len(self.people) >= self.wanted
+
+    @property
+    def text(self) -> str:
+        """The same in words."""
+        if self.problem is not None:
+            return f"unvalidated ({self.problem})"
+        if self.is_validated:
+            return f"validated by {', '.join(self.people)}"
+        return f"unvalidated ({len(self.people)} of {self.wanted} have attested)"
+
+
+def validation_of(run: Ran, wanted: int, said: Iterable[Said], people: People) -> Validation:
+    """Who of those that spoke has attested this very run, and is known."""
+    attested = [
+        one for one in said
+        if one.kind is Kind.ATTEST and one.detail("run") == run.identifier and one.detail("saw").strip()
+        and one.statement.environment == run.environment and one.statement.digest == run.digest
+        and one.at >= run.began - _SKEW and (not people.known or people.find(one.person) is not None)
+    ]  # fmt: skip
+    return Validation(wanted, distinct_people(attested))

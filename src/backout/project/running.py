@@ -1,0 +1,369 @@
+"""Runs: there, back again, and on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from backout.change.bind import bind
+from backout.change.model import Change, DataClass
+from backout.change.subset import subset_of
+from backout.engines.batches import Batched, Wanted, in_batches
+from backout.engines.protocol import Database
+from backout.engines.values import (
+    Mode,
+    Resolution,
+    RunRecord,
+    RunStart,
+)
+from backout.errors import BackoutError, Refused
+from backout.gates.certificate import GHOST_UNDO, SESSION
+from backout.gates.judge import (
+    require_room,
+)
+from backout.gates.repetition import require_first
+from backout.gates.verdicts import GATES_OF_UNDO
+from backout.project.announcements import of_emergency
+from backout.project.attestations import with_note
+from backout.project.batches import limits_of, require_resumable, require_same, tell
+from backout.project.certificates import certificate_of_run
+from backout.project.config import Environment
+from backout.project.doors import (
+    Ask,
+    Intent,
+    Progress,
+    found,
+    operator,
+    refuse_to_answer,
+    require_private_place,
+    silent,
+)
+from backout.project.permission import Gatekeeper, Wish
+from backout.project.permit import Permit
+from backout.project.programs import limits_of_program, require_held_back, require_no_session
+from backout.project.reading import Reading, require_readable
+from backout.project.subject import subject_of, subject_of_run
+from backout.recovery.backups.model import as_json as backup_as_json
+from backout.recovery.plan import UndoPolicy
+from backout.recovery.proof import Tightness
+from backout.runs.as_json import PROVEN
+from backout.runs.changes import Agree, ChangeRun
+from backout.runs.either import run_as_written, undo_as_run
+from backout.runs.recorder import Serve
+from backout.runs.rehearsal import Pause, Rehearsal, nobody_looks, rehearse
+from backout.runs.report import RunReport
+from backout.runs.undos import UndoRun
+
+_MANY = 100_000  # runs of a journal: all that there are
+
+
+class Running(Reading):
+    """What writes: a change, its rehearsal, its undo, its batches."""
+
+    def ghost(
+        self,
+        change: Change,
+        on: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        undo: bool = False,
+        subset: str | None = None,
+        rows: int = 10,
+        reveal: bool = False,
+        ask: Ask = refuse_to_answer,
+        progress: Progress = silent,
+    ) -> RunReport:
+        """All of it, then rolled back. With `undo` the way back is taken too, and the end compared with the start.
+
+        `reveal` shows rows that are PHI as they are; the run's record says so. Else they are masked.
+        `subset` ("50 rows", "id <= 100") limits the statements that declare `@subset` to some values of its key.
+        """
+        change = self._fitting(change, on)
+        require_no_session(change, on)
+        require_readable(change, self.config)
+        environment = self.config.environment(on)
+        require_held_back(change, environment)
+        run = self._change_run(change, environment, Mode.GHOST, parameters, rows, progress)
+        run = replace(run, subset=subset_of(change, subset) if subset is not None else None)
+        with self._opened(on, Intent.GHOST, ask) as (database, _, facts):
+            require_private_place(change.metadata.data.value, facts)
+            self._revealed(change, environment, "a ghost run", reveal=reveal)
+            run = replace(run, prove_way_back=undo, reveal=reveal)
+            report = run_as_written(database, lambda: self.open(environment), run)
+            is_proof = report.way_back == PROVEN and report.subset is None  # of a subset it says nothing of the whole
+            if is_proof and self._policy_of(environment).accept_ghost_undo:
+                self.statements.certify(change, certificate_of_run(database, report, operator(), GHOST_UNDO))
+            return report
+
+    def run(
+        self,
+        change: Change,
+        on: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        subset: str | None = None,
+        rows: int = 10,
+        reveal: bool = False,
+        emergency: str | None = None,
+        again: str | None = None,
+        serve: Serve | None = None,
+        agree: Agree | None = None,
+        ask: Ask = refuse_to_answer,
+        progress: Progress = silent,
+    ) -> RunReport:
+        """The change, committed when all of it is captured and proven; else rolled back, with an error saying why.
+
+        `emergency` is why it cannot wait for people: the policy names who may say that, and it owes a review. `serve` is
+        who does it in place of a program's own command; `agree` waits for people before it is committed.
+        """
+        change = self._as_written(self._fitting(change, on), on)
+        if agree is None:
+            require_no_session(change, on)
+        require_readable(change, self.config)
+        environment = self.config.environment(on)
+        run = self._change_run(change, environment, Mode.REAL, parameters, rows, progress)
+        run = replace(run, serve=serve or run.serve, agree=agree or run.agree)
+        run = replace(run, subset=subset_of(change, subset) if subset is not None else None)
+        with (
+            self._opened(on, Intent.WRITE, ask) as (database, _, facts),
+            self._permitted(
+                database, environment, facts, change, run.values, emergency, is_subset=subset is not None
+            ) as permit,
+        ):
+            require_private_place(change.metadata.data.value, facts)
+            if subset is None:
+                require_first(change, database.journal.runs(_MANY), again)
+            self._revealed(change, environment, "a run", reveal=reveal)
+            require_room(_needed_bytes(database, change), facts)
+            if not ask("run", f'run "{change.identifier}" on {environment.name} ({facts.product} {facts.database})?'):
+                raise Refused("operator", "not run: you said no")
+            permit.claim()
+            database.lease(change.identifier, operator())
+            if subset is None:  # once more: nobody else can run it any more, and somebody may have meanwhile
+                require_first(change, database.journal.runs(_MANY), again)
+            progress("looking for the backup")
+            backup = self._backups(environment).required(
+                operator(), private=change.metadata.data is DataClass.PHI, of_any_age=emergency is not None
+            )
+            start = replace(run.start, authority=permit.authority)
+            backed = backup_as_json(backup) if backup else None
+            run = replace(run, start=start, backup=backed, reveal=reveal, again=again)
+            herald = self._herald(environment, subject_of(change, self.config))
+            with herald.crying(of_emergency(change, environment.name, operator()) if emergency else None):
+                report = permit.ended(run_as_written(database, lambda: self.open(environment), run))
+                report = self._agreed(database, change, environment, report)
+            return herald.done(with_note(self.config, report), operator())
+
+    def _agreed(self, database: Database, change: Change, environment: Environment, report: RunReport) -> RunReport:
+        """What a session did there is to the environments above what a rehearsal is; it is committed already."""
+        if report.agreement is None or not self._certifies(environment):
+            return report
+        try:
+            self.statements.certify(change, certificate_of_run(database, report, operator(), SESSION))
+        except BackoutError as error:
+            return replace(report, notes=(*report.notes, f"no certificate for the environments above: {error.message}"))
+        return report
+
+    def rehearse(
+        self,
+        change: Change,
+        on: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        reapply: bool = False,
+        rows: int = 10,
+        ask: Ask = refuse_to_answer,
+        pause: Pause = nobody_looks,
+        progress: Progress = silent,
+    ) -> Rehearsal:
+        """The whole way there and back, compared; put back at the end, or with `reapply` applied once more."""
+        change = self._as_written(self._fitting(change, on), on)
+        require_no_session(change, on)
+        require_readable(change, self.config)
+        environment = self.config.environment(on)
+        run = self._change_run(change, environment, Mode.REAL, parameters, rows, progress)
+        with (
+            self._opened(on, Intent.WRITE, ask) as (database, _, facts),
+            self._permitted(database, environment, facts, change, run.values, None) as permit,
+        ):
+            require_private_place(change.metadata.data.value, facts)
+            require_room(_needed_bytes(database, change), facts)
+            if not ask("rehearse", f'rehearse "{change.identifier}" on {environment.name} ({facts.database})?'):
+                raise Refused("operator", "not rehearsed: you said no")
+            permit.claim()
+            database.lease(f"rehearsal of {change.identifier}", operator())
+            progress("looking for the backup")
+            backup = self._backups(environment).required(operator(), private=change.metadata.data is DataClass.PHI)
+            start = replace(run.start, authority=permit.authority)
+            run = replace(run, start=start, backup=backup_as_json(backup) if backup else None)
+            rehearsal = rehearse(database, lambda: self.open(environment), run, reapply=reapply, pause=pause)
+            rehearsal = replace(rehearsal, run=with_note(self.config, permit.ended(rehearsal.run)))
+            if rehearsal.certificate is not None and self._certifies(environment):
+                self.statements.certify(change, rehearsal.certificate)
+            return rehearsal
+
+    def _certifies(self, environment: Environment) -> bool:
+        """Whether a certificate of this environment is of use to another one, or to this one."""
+        return any(
+            environment.name in one.policy.after or (one.policy.accept_ghost_undo and one.name == environment.name)
+            for one in self.config.environments.values()
+        )
+
+    def _revealed(self, change: Change, environment: Environment, what: str, *, reveal: bool) -> None:
+        """Whoever wants to see PHI is one whom the policy names; said before anything is run."""
+        if reveal and change.metadata.data is DataClass.PHI:
+            subject = subject_of(change, self.config)
+            self.statements.reveal(f"{what} that is to begin", subject, environment.name, kept=False)
+
+    def _change_run(
+        self, change: Change, environment: Environment, mode: Mode, parameters: Mapping[str, Any] | None, rows: int,
+        progress: Progress,
+    ) -> ChangeRun:  # fmt: skip
+        known = {name: value for name, value in environment.parameters.items() if name in change.metadata.declarations}
+        values = bind(change, {**known, **(parameters or {})}, environment.name)
+        start = RunStart(
+            change.identifier, change.digest, change.metadata.title, mode, environment.name, operator(),
+            keep_days=environment.keep_days,
+        )  # fmt: skip
+        return ChangeRun(
+            change, values, mode, start, self._policy(), progress, rows,
+            Tightness[environment.min_proof.upper()], snapshot=environment.isolation == "repeatable read",
+            limits=limits_of(environment),
+            serve=self._serving(change, environment) if change.language == "program" else None,
+            tracking=self.config.tracking_folder,
+            quiet_hours=environment.quiet_hours,
+        )  # fmt: skip
+
+    def _serving(self, change: Change, environment: Environment) -> Serve:
+        """What lets the change's own program do it, through the endpoint, in the project's folder."""
+        from backout.endpoint.serve import Command, serve
+
+        command = Command(
+            change.metadata.run, self.config.folder, limits_of_program(change, environment),
+            None if change.metadata.network is None else change.metadata.network == "endpoint",
+        )  # fmt: skip
+        return lambda change, transaction, mode, number: serve(change, transaction, mode, number, command)
+
+    def _policy(self) -> UndoPolicy:
+        return UndoPolicy(self.config.append_only, self.config.bookkeeping, self.config.tables)
+
+    def undo(
+        self,
+        run: str,
+        on: str | None = None,
+        *,
+        partial: bool = False,
+        overwrite: Collection[int] = (),
+        batch: int | None = None,
+        ghost: bool = False,
+        rows: int = 10,
+        emergency: str | None = None,
+        ask: Ask = refuse_to_answer,
+        progress: Progress = silent,
+    ) -> RunReport:
+        """Put back what a run changed. Raises Conflicts where others changed rows since and nothing says what to do.
+
+        `overwrite` takes the numbers of the last list of conflicts, and only while that list is still true. `batch` is
+        the one batch to put back, of a run in batches.
+        """
+        on, number = self._run_named(run, on)
+        with (
+            self._opened(on, Intent.GHOST if ghost else Intent.WRITE, ask) as (database, environment, facts),
+            ExitStack() as stack,
+        ):
+            record = found(database, number, environment)
+            require_private_place(str(record.report.get("data")), facts)
+            permit = Permit()
+            if not ghost:
+                wants_more = bool(overwrite) or record.start.mode is Mode.UNDO
+                wish = Wish(
+                    subject_of_run(record, self.config), emergency, record.identifier if wants_more else None,
+                    GATES_OF_UNDO,
+                )  # fmt: skip
+                place = self._place(database, environment, facts)
+                permit = stack.enter_context(Gatekeeper(self._book, self._key).permitted(place, wish))
+            if not ghost and not ask("undo", f'undo "{record.identifier}" ({record.start.title})?'):
+                raise Refused("operator", "not undone: you said no")
+            permit.claim()
+            database.lease(f"undo of {record.identifier}", operator())
+            start = replace(
+                record.start, mode=Mode.UNDO, operator=operator(), undo_of=number, keep_days=environment.keep_days,
+                authority=permit.authority,
+            )  # fmt: skip
+            seen = _last_seen(database, number) if overwrite else None
+            resolution = Resolution(partial, frozenset(overwrite), seen)
+            work = UndoRun(record, resolution, start, self._policy(), progress, rows, ghost)
+            report = permit.ended(undo_as_run(database, lambda: self.open(environment), work, batch))
+            if ghost:
+                return report
+            return self._herald(environment, subject_of_run(record, self.config)).done(report, operator())
+
+    def resume(
+        self,
+        run: str,
+        on: str | None = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        rows: int = 10,
+        ask: Ask = refuse_to_answer,
+        progress: Progress = silent,
+    ) -> RunReport:
+        """Go on with a run in batches, behind the last one that is committed; the change must be what it was."""
+        on, number = self._run_named(run, on)
+        with self._opened(on, Intent.WRITE, ask) as (database, environment, facts):
+            record = found(database, number, environment)
+            batched = require_resumable(database, record)
+            change = self._as_written(self._fitting(self.change(record.start.change), on), on)
+            going = self._change_run(change, environment, Mode.REAL, parameters, rows, progress)
+            require_same(record, going, batched)
+            require_private_place(change.metadata.data.value, facts)
+            with self._permitted(database, environment, facts, change, going.values, None) as permit:
+                if not ask("resume", f'resume "{record.identifier}" ({record.start.title})?'):
+                    raise Refused("operator", "not resumed: you said no")
+                permit.claim()
+                database.lease(f"resumed {record.identifier}", operator())
+                start = replace(record.start, authority=permit.authority)
+                going = replace(going, start=start, again=record.report.get("again"))
+                report = permit.ended(run_as_written(database, lambda: self.open(environment), going, resume=number))
+            herald = self._herald(environment, subject_of(change, self.config))
+            return herald.done(with_note(self.config, report), operator())
+
+    def batched(self, run: str, on: str | None = None) -> tuple[RunRecord, Batched | None]:
+        """A run, and how far its batches are; None: it was one transaction."""
+        on, number = self._run_named(run, on)
+        with self._opened(on, Intent.LOOK) as (database, environment, _):
+            record = found(database, number, environment)
+            return record, in_batches(database).batch_journal.batched(number) if database.capabilities.batches else None
+
+    def pause(self, run: str, on: str | None = None) -> str:
+        """Have a run in batches end after the batch at hand; it can be resumed. Returns what that means, in words."""
+        return self._tell(run, on, Wanted.PAUSE)
+
+    def cancel(self, run: str, on: str | None = None) -> str:
+        """Have a run in batches end after the batch at hand, for good. Returns what that means, in words."""
+        return self._tell(run, on, Wanted.CANCEL)
+
+    def _tell(self, run: str, on: str | None, wanted: Wanted) -> str:
+        on, number = self._run_named(run, on)
+        with self._opened(on, Intent.WRITE) as (database, environment, _):
+            return tell(database, found(database, number, environment), wanted)
+
+
+def _needed_bytes(database: Database, change: Change) -> int:
+    """What the last ghost run of this very change took; 0 where there was none."""
+    for record in database.journal.runs(100):
+        is_whole = record.start.mode is Mode.GHOST and not record.report.get("subset")
+        if record.start.digest == change.digest and is_whole:
+            rescue, log = record.report.get("rescue_bytes"), record.report.get("log_bytes")
+            return int(rescue or 0) + int(log or 0)
+    return 0
+
+
+def _last_seen(database: Database, number: int) -> str | None:
+    """The fingerprint of the conflicts that the last undo of this run listed."""
+    for record in database.journal.runs(1000):
+        if record.start.undo_of == number and record.report.get("conflicts_seen"):
+            return str(record.report["conflicts_seen"])
+    return None
