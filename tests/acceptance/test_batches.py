@@ -85,3 +85,14 @@ def test_a_running_one_is_paused_and_cancelled_from_elsewhere(folder: Path, post
     said = backout(folder, "cancel", "test-1").out
     assert said.startswith("test-1: cancelled, committed up to batch ")
     assert backout(folder, "resume", "test-1", "--yes").status == 3
+
+
+def test_a_second_run_is_refused_and_runs_with_a_reason(folder: Path, postgres18: PostgresDatabase) -> None:
+    postgres18.as_application("DROP TRIGGER slow ON referral")
+    told(folder, "run", "run", "backfill", "--on", "test", "--yes")
+    refused = backout(folder, "run", "backfill", "--on", "test", "--yes")
+    assert refused.status == 3
+    assert refused.err.startswith('error: change "backfill" has run here already: test-1, ')
+    again = told(folder, "run", "run", "backfill", "--on", "test", "--yes", "--again", "twice as many visits")
+    assert again["again"] == "twice as many visits"
+    assert postgres18.execute("SELECT visits, count(*) FROM referral GROUP BY 1") == [(2, 200)]

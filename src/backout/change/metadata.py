@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from backout.change.durations import parse_duration
 from backout.change.model import DataClass, Declaration, Metadata, OwnTests
 from backout.change.nearest import suggest
 from backout.change.parameters import NAME, TYPES, describe, is_constant, parse
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _TEXT_KEYS = ("title", "request", "requested_by", "author", "risk", "mitigation", "backout")
-_KEYS = (*_TEXT_KEYS, "date", "links", "data", "dialect", "env", "idempotent", "parameters", "run", "test")
+_KEYS = (
+    *_TEXT_KEYS, "date", "links", "data", "dialect", "env", "idempotent", "limits", "network", "outbound", "parameters",
+    "repeat", "run", "session", "test", "tracking",
+)  # fmt: skip
+_LIMITS = ("total", "idle", "statement")
+TRACKING = ("files", "summary")
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -65,8 +71,9 @@ def read_metadata(text: str, prefix: str, file: str) -> Metadata:
     if not table.get("title", "").strip():
         hint = f'{prefix} title = "What this change does, in one sentence"'
         raise block.key_error('the metadata has no "title"', "title", hint)
-    if not isinstance(table.get("idempotent", False), bool):
-        raise block.key_error('key "idempotent" must be true or false', "idempotent", "idempotent = true")
+    for key in ("idempotent", "repeat", "session"):
+        if not isinstance(table.get(key, False), bool):
+            raise block.key_error(f'key "{key}" must be true or false', key, f"{key} = true")
     if "date" in table and (isinstance(table["date"], datetime) or not isinstance(table["date"], date)):
         raise block.key_error('key "date" must be a date', "date", "date = 2026-11-21")
     links = table.get("links", [])
@@ -81,7 +88,13 @@ def read_metadata(text: str, prefix: str, file: str) -> Metadata:
         dialect=Dialect(table["dialect"]) if _choice(block, table, "dialect", [one.value for one in Dialect]) else None,
         run=_command(block, table),
         env=_variables(block, table),
+        network=_choice(block, table, "network", ["endpoint", "open"]) or None,
+        outbound=_choice(block, table, "outbound", ["handled"]) or None,
+        limits=_limits(block, table.get("limits", {})),
         idempotent=table.get("idempotent", False),
+        repeat=table.get("repeat", False),
+        session=table.get("session", False),
+        tracking=_tracking(block, table),
         parameters=fixed,
         declarations=declared,
         tests=_tests(block, table["test"]) if "test" in table else None,
@@ -97,12 +110,38 @@ def _command(block: _Block, table: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _tracking(block: _Block, table: Mapping[str, Any]) -> str | None:
+    if "tracking" not in table:
+        return None
+    found = _choice(block, table, "tracking", list(TRACKING))
+    if table.get("data") == DataClass.PHI.value:
+        hint = "take it out: their images stay in the rescue schema"
+        raise block.key_error("rows that are PHI are not written into tracking files", "tracking", hint)
+    return found
+
+
 def _variables(block: _Block, table: Mapping[str, Any]) -> Mapping[str, str]:
     found = table.get("env", {})
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise block.key_error(
             'key "env" must be a table of texts', "env", 'env = {DB_HOST = "{host}", DB_PORT = "{port}"}'
         )
+    return found
+
+
+def _limits(block: _Block, table: Any) -> dict[str, timedelta]:
+    hint = 'limits = {total = "30 min", idle = "5 min", statement = "1 min"}'
+    if not isinstance(table, dict):
+        raise block.key_error('key "limits" must be a table', "limits", hint)
+    found = {}
+    for key, value in table.items():
+        duration = parse_duration(value)
+        if key not in _LIMITS or duration is None:
+            problem = (
+                f'"limits" has an unknown key "{key}"' if key not in _LIMITS else f'"{key}" is not a length of time'
+            )
+            raise block.key_error(problem, "limits", hint)
+        found[key] = duration
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import date
+    from datetime import date, timedelta
     from pathlib import Path
 
     from backout.sql.model import Dialect, Statement
@@ -121,7 +121,13 @@ class Metadata:
     dialect: Dialect | None = None
     run: tuple[str, ...] = ()  # how to start a program of another language; "{file}" is the change's own path
     env: Mapping[str, str] = field(default_factory=dict)  # variables for it; may name {host}, {port} and others
+    network: str | None = None  # of the program: "endpoint" is all that it can reach, "open"; None: what works here
+    outbound: str | None = None  # "handled": in a ghost run it tells other systems nothing
+    limits: Mapping[str, timedelta] = field(default_factory=dict)  # of the program: "total", "idle", "statement"
     idempotent: bool = False  # run again, it changes nothing; a rehearsal checks it
+    session: bool = False  # what it does is typed at a prompt, by two people; see docs/how-to/pair.md
+    repeat: bool = False  # a temporary task: may run many times on an environment, each time as a run of its own
+    tracking: str | None = None  # "files", "summary"; None: files, unless the rows are PHI
     parameters: Mapping[str, Any] = field(default_factory=dict)  # name -> value that is the same everywhere
     declarations: Mapping[str, Declaration] = field(default_factory=dict)  # name -> differs per environment
     tests: OwnTests | None = None
@@ -141,3 +147,4 @@ class Change:
     digest: str  # sha256, lower-case hexadecimal
     metadata: Metadata
     steps: tuple[Step, ...]  # empty for a Python change
+    is_private: bool = False  # it is in the ledger, encrypted, and `path` is where no file is

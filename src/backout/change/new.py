@@ -42,7 +42,7 @@ UPDATE example SET status = 'closed' WHERE id = 4711;
 SELECT count(*) = 1 FROM example WHERE id = 4711 AND status = 'closed';
 
 -- Further directives, each on a line of its own before its statement:
---   @pre "name", @post "name"   queries whose rows are counted before and after the change
+--   @pre "name", @post "name"   queries whose rows go into CSV files, before and after the change
 --   @after "title"              a check that runs after the commit, on a fresh connection
 --   @subset table by=key        with --subset the next statement, or check, is limited to some keys
 """

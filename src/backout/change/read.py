@@ -14,6 +14,7 @@ from backout.change.digest import canonical, digest
 from backout.change.directives import steps_of
 from backout.change.metadata import read_metadata
 from backout.change.model import COMMENTS, Change, DataClass, Metadata, Step, StepKind
+from backout.change.package import Package
 from backout.change.python_source import check_python
 from backout.change.subset import check_subsets
 from backout.errors import InvalidFile, Position, UsageError
@@ -24,44 +25,62 @@ from backout.sql.source import Source
 _LANGUAGES = {".sql": "sql", ".py": "python"}
 
 
-def read_change(path: Path, *, default_dialect: Dialect = Dialect.POSTGRES) -> Change:
+def read_change(path: Path, *, default_dialect: Dialect = Dialect.POSTGRES, package: Package | None = None) -> Change:
     """Return the change in the file; the file's own `dialect` wins over the default.
 
+    With `package` its files are read instead of the disk's; `path` is then the package's, for messages only.
     Errors: UsageError when the file cannot be opened, InvalidFile for its content; nothing was touched.
     """
-    language, prefix = _language(path)
+    language, prefix = _language(path, package)
+    name = package.name if package is not None else path.name
     file = str(path)
-    text = _text(path)
+    text = _text(path, package, name)
     Source(text, file).check_characters()
     metadata = read_metadata(text, prefix, file)
     dialect = metadata.dialect or default_dialect
     steps: tuple[Step, ...] = ()
     if metadata.run and language != "sql":
         language = "program"
+    if package is not None and language == "program":
+        raise UsageError(
+            f'"{file}" is a program, which has to be a file when it runs', hint="write it as SQL or Python"
+        )
     if language == "sql":
         _forbid_run(metadata, file)
         steps = _steps(text, metadata, dialect, file)
+        language = "program" if metadata.session else language
+    elif metadata.session:
+        hint = "name it .sql"
+        raise InvalidFile('key "session" in a program', Position(file, metadata.first_line, 1), hint=hint)
     elif language == "python":
         check_python(text, file)
     elif not metadata.run:
         place = Position(file, metadata.first_line, 1)
         hint = f'write into the metadata: {prefix} run = ["bin/rails", "runner", "{{file}}"]'
         raise InvalidFile("the metadata does not say how to run this program", place, hint=hint)
-    attachments = {**_attachments(path, metadata), **_own_tests(path, metadata)}
+    attachments = {**_attachments(path, metadata, package), **_own_tests(path, metadata, package)}
+    key = package.key if package is not None else None
     return Change(
-        identifier=path.stem,
+        identifier=Path(name).stem,
         path=path,
         language=language,
         dialect=dialect,
         text=text,
-        digest=digest(path.name, text, attachments=attachments, parameters=metadata.parameters),
+        digest=digest(name, text, attachments=attachments, parameters=metadata.parameters, key=key),
         metadata=metadata,
         steps=steps,
+        is_private=package is not None,
     )
 
 
-def _language(path: Path) -> tuple[str, str]:
-    if path.is_dir():
+def files_of(change: Change) -> dict[str, str]:
+    """The files that the digest of a change on disk is of: the change itself as it was read, and its attachments."""
+    attached = {**_attachments(change.path, change.metadata, None), **_own_tests(change.path, change.metadata, None)}
+    return {change.path.name: change.text, **{name: data.decode() for name, data in attached.items()}}
+
+
+def _language(path: Path, package: Package | None) -> tuple[str, str]:
+    if package is None and path.is_dir():
         raise UsageError(f'"{path}" is a directory', hint="name one change file in it")
     if path.suffix not in COMMENTS:
         programs = ", ".join(one for one in COMMENTS if one not in _LANGUAGES)
@@ -76,7 +95,12 @@ def _forbid_run(metadata: Metadata, file: str) -> None:
         raise InvalidFile('key "run" in a change of statements', place, hint="take it out: backout runs them itself")
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, package: Package | None = None, name: str = "") -> str:
+    """The text of a file; `name` is what a package calls it."""
+    if package is not None:
+        if name not in package.files:
+            raise UsageError(f'the private change has no file "{name}"', hint="let its author submit it anew")
+        return canonical(package.files[name])
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -107,23 +131,37 @@ def _steps(text: str, metadata: Metadata, dialect: Dialect, file: str) -> tuple[
     steps = steps_of(script, metadata, file)
     check_batched(steps, dialect, file)
     check_subsets(steps, dialect, file)
-    if not any(step.kind is StepKind.APPLY for step in steps):
+    if metadata.session:
+        _require_checks_alone(steps, metadata, dialect, file)
+    elif not any(step.kind is StepKind.APPLY for step in steps):
         place = Position(file, metadata.last_line, 1)
         raise InvalidFile("the change has no statement to apply", place, hint="write one after the metadata block")
     return steps
 
 
-def _own_tests(path: Path, metadata: Metadata) -> dict[str, bytes]:
+def _require_checks_alone(steps: tuple[Step, ...], metadata: Metadata, dialect: Dialect, file: str) -> None:
+    """Of a session the file says what must be true at its end, and nothing that it does."""
+    if dialect is not Dialect.POSTGRES:
+        place = Position(file, metadata.first_line, 1)
+        raise InvalidFile("sessions are for PostgreSQL", place, hint="write the statements into the file")
+    for step in steps:
+        if step.kind not in (StepKind.ASSERT, StepKind.AFTER):
+            place = Position(file, step.statement.line, 1)
+            hint = "take it out, or take out `session`; @assert and @after may stay"
+            raise InvalidFile("a statement in the file of a session, where people type them", place, hint=hint)
+
+
+def _own_tests(path: Path, metadata: Metadata, package: Package | None) -> dict[str, bytes]:
     """Return the file of the change's own tests, if it has one; see `OwnTests` for why not its schema and seed."""
     name = metadata.tests.file if metadata.tests else None
     if name is None:
         return {}
-    if not (path.parent / name).is_file():
+    if package is None and not (path.parent / name).is_file():
         raise UsageError(f'the test file "{name}" of "{path}" is not there', hint="its path is relative to the change")
-    return {name: canonical(_text(path.parent / name)).encode()}
+    return {name: canonical(_text(path.parent / name, package, name)).encode()}
 
 
-def _attachments(path: Path, metadata: Metadata) -> dict[str, bytes]:
+def _attachments(path: Path, metadata: Metadata, package: Package | None) -> dict[str, bytes]:
     """Return the author's own undo file, if the metadata names one: what it says is part of what was approved."""
     name = metadata.backout
     if Path(name).suffix not in _LANGUAGES:
@@ -131,4 +169,4 @@ def _attachments(path: Path, metadata: Metadata) -> dict[str, bytes]:
     if Path(name).name != name:
         hint = "keep the undo file beside the change, and write its name alone"
         raise UsageError(f'the undo file "{name}" of "{path}" is not a file beside it', hint=hint)
-    return {name: canonical(_text(path.parent / name)).encode()}
+    return {name: canonical(_text(path.parent / name, package, name)).encode()}

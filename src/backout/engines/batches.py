@@ -127,6 +127,10 @@ class Limits:
     waiting_sessions: int = 0  # how many may wait for a lock of ours when a batch ends
     long_transaction_s: float = 3600.0  # the oldest transaction of another session
     flag_file: str | None = None  # wait as long as this file is there
+    wal_rate_bytes: float | None = None  # a second, of all sessions together
+    archive_backlog_bytes: float | None = None  # of log that waits to be archived
+    commit_latency_s: float | None = None  # of a commit of one small row
+    analyze: bool = False  # before the first batch, where the statistics are stale
 
 
 class Batch(Protocol):
@@ -176,6 +180,9 @@ class Batches(Protocol):
         self, schema: str | None, name: str, by: Sequence[str], columns: Sequence[str], *, update_only: bool
     ) -> Keyset:
         """The key's bounds, and that the table is fit for batches; Refused with the reason where it is not."""
+
+    def statistics(self, keyset: Keyset, *, analyze: bool) -> str | None:
+        """What is wrong with the planner's statistics of the table, and what was done about it; None: nothing is."""
 
     def ghost(self, keyset: Keyset) -> None:
         """From now on nothing is kept: the rescue tables are made in each batch's transaction."""

@@ -107,6 +107,23 @@ class Foresees(Protocol):
         """What is missing now for these writes and for their undo, as far as it is certain."""
 
 
+@runtime_checkable
+class Tracked(Protocol):
+    """What hands out rows one by one as text, at constant memory: a transaction, and a database behind one (PostgreSQL)."""
+
+    def stream(
+        self, query: str, parameters: Sequence[Any], begin: Callable[[Sequence[str]], None],
+        take: Callable[[Sequence[str | None]], None],
+    ) -> None:  # fmt: skip
+        """Ask a query: the names of its columns to `begin`, then each row to `take`. What it writes is taken back."""
+
+    def changes(
+        self, captured: CapturedTable, columns: Sequence[str],
+        take: Callable[[Sequence[str | None], Sequence[str | None] | None, Sequence[str | None] | None], None],
+    ) -> None:  # fmt: skip
+        """Each row of a captured table to `take`: its key, and these columns before and after; None where it was not."""
+
+
 class Loan(Protocol):
     """The supervised session as a socket, at rest: whoever speaks the wire protocol on it gives it back so."""
 
@@ -124,6 +141,10 @@ class Loan(Protocol):
     def deferred(self) -> tuple[str, ...]:
         """Names of the constraints that are checked at COMMIT, quoted."""
 
+    @property
+    def isolation(self) -> str:
+        """The transaction's level, in the server's words."""
+
     def cancel(self) -> None:
         """Ask the server to end the statement that it is at."""
 
@@ -137,6 +158,49 @@ class Lends(Protocol):
 
     def newcomers(self, since_s: float) -> Sequence[str]:
         """Other sessions of this machine that have appeared in the last seconds."""
+
+    def transcribe(self, run: int, lines: Sequence[tuple[int, str, str]]) -> None:
+        """Keep lines of the run's transcript (number, line, hash), whatever becomes of the transaction."""
+
+
+@runtime_checkable
+class Transcribes(Protocol):
+    """A journal that has the transcripts of what clients of the endpoint did (PostgreSQL)."""
+
+    def transcript(self, run: int) -> Sequence[tuple[int, str, str]]:
+        """(number, line, hash) in their order; empty where there are none, or they were dropped with the rescue."""
+
+
+@runtime_checkable
+class Pairs(Protocol):
+    """A journal through which two people see one session while it is open (PostgreSQL). All of it is durable at once."""
+
+    def tell(self, run: int, told: str) -> None:
+        """What the session says of itself now, in place of what it said before."""
+
+    def told(self, run: int) -> str | None:
+        """What it says; None: it is not open any more, or never was."""
+
+    def watched(self, run: int, person: str) -> None:
+        """A sign of life of somebody who watches."""
+
+    def watchers(self, run: int) -> Mapping[str, float]:
+        """Who has watched, and how many seconds ago they did so last."""
+
+    def untell(self, run: int) -> None:
+        """Take all of that away: the session has ended."""
+
+
+@runtime_checkable
+class Paired(Protocol):
+    """A transaction that two people can see and agree to (PostgreSQL)."""
+
+    @property
+    def pairs(self) -> Pairs:
+        """Through which others see it."""
+
+    def fingerprint(self, captured: CapturedTable) -> str:
+        """SHA-256 over the sorted rows of a table before, and after; of whole images, behind `capture`."""
 
 
 class Journal(Protocol):

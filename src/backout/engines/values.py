@@ -319,6 +319,7 @@ class ServerFacts:
     identity: str  # stays the same for this very database: PostgreSQL system_identifier/oid; SQLite: a stored uuid
     free_bytes: int | None = None  # on the disk of the data, where it can be known
     rescue_goes_to: tuple[str, ...] = ()  # what would carry the rescue tables out of this server, in words
+    host: str | None = None  # that we are connected to, as the driver says; None: a file, or a socket
 
 
 class JournalState(Enum):
@@ -398,6 +399,9 @@ class Capabilities:
     )
     batches: Capability = field(
         default=True, metadata=_means("`@batch`: a change in many small transactions, each with its own way back")
+    )
+    tracking: Capability = field(
+        default=True, metadata=_means("the rows of `@pre` and `@post` and the change itself as CSV files")
     )
     merge: Capability = field(default=True, metadata=_means("`MERGE`"))
     replace: Capability = field(default=True, metadata=_means("`REPLACE`, which deletes the rows in its way"))

@@ -53,6 +53,13 @@ def report_as_json(report: RunReport, *, sample: bool = True) -> Json:
         "way_back": report.way_back,
         "net_change": dict(report.net_change) if report.net_change is not None else None,
         "subset": report.subset,
+        "again": report.again,
+        "tracking": [
+            {"step": one.step, "title": one.title, "rows": one.rows, "file": one.file, "sha256": one.sha256}
+            for one in report.tracking
+        ],
+        "transcript": dict(report.transcript) if report.transcript is not None else None,
+        "agreement": dict(report.agreement) if report.agreement is not None else None,
         "rescue_bytes": report.rescue_bytes,
         "log_bytes": report.log_bytes,
         "duration_s": report.duration_s,

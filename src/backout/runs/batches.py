@@ -34,12 +34,12 @@ from backout.errors import (
     Interrupted,
     Refused,
 )
-from backout.runs.batches_end import asked_at_the_end, end, ended_early, expect, report_of, track
+from backout.runs.batches_end import asked_at_the_end, end, ended_early, expect, report_of, track, track_change
 from backout.runs.batches_going import Going, Told, added, go_on_behind, progress_of, stoppable
 from backout.runs.batches_pace import ATTEMPTS, Pace, before_attempt
 from backout.runs.batches_report import with_totals
 from backout.runs.batches_waits import give_way, note_wait
-from backout.runs.changes import ChangeRun, checked_after
+from backout.runs.changes import ChangeRun, checked_after, tracking_of
 from backout.runs.masking import PHI
 from backout.runs.recorder import parameters_of
 from backout.runs.report import RunReport
@@ -62,7 +62,10 @@ def run_batched(database: Database, reopen: Reopen, run: ChangeRun, *, resume: i
     with stoppable() as told:
         batches = target.batches()
         try:
-            report = _through(_begun(target, batches, run, step, told, resume), reopen)
+            going = _begun(target, batches, run, step, told, resume)
+            going.tracking = tracking_of(database, run)
+            going.tracking.begin(going.name)
+            report = _through(going, reopen)
         finally:
             batches.close()
     return checked_after(database, run, report, None) if run.mode is Mode.REAL else report
@@ -95,8 +98,11 @@ def _begun(
             "undo rights", f"the undo of this run would not be exact: {obstacle}",
             hint="give the right, or name the trigger's columns as `bookkeeping` and its tables as `append_only`",
         )  # fmt: skip
+    stale = batches.statistics(keyset, analyze=run.limits.analyze and run.mode is Mode.REAL)
     number = database.journal.begin_run(run.start)
     going = Going(run, step, database, batches, number, keyset, run.limits, told, pace)
+    if stale:
+        going.notes.append(stale)
     if obstacle:
         going.notes.append(f"`run` would refuse: its undo would not be exact: {obstacle}")
     try:
@@ -117,6 +123,7 @@ def _through(going: Going, reopen: Reopen) -> RunReport:
             pass
         assertions = asked_at_the_end(going)
         track(going, StepKind.POST)
+        track_change(going)
     except BackoutError as error:
         if going.run.change.metadata.data.value == PHI:
             keep_back(error)
@@ -124,6 +131,8 @@ def _through(going: Going, reopen: Reopen) -> RunReport:
     except KeyboardInterrupt:
         stopped = Interrupted("interrupted twice: the batch at hand was rolled back", state=going.state)
         raise ended_early(going, reopen, stopped) from None
+    if going.tracking is not None and going.keeps:
+        going.notes += going.tracking.keep()
     outcome, state = (RunState.COMMITTED, "committed") if going.keeps else (RunState.ROLLED_BACK, "untouched")
     report = replace(
         with_totals(report_of(going, outcome, state), going.database, going.run.rows), assertions=assertions

@@ -84,12 +84,31 @@ def asked_at_the_end(going: Going) -> tuple[AssertionReport, ...]:
 
 
 def track(going: Going, kind: StepKind) -> None:
-    """Ask the tracking queries of this kind, and note how many rows they have."""
+    """Ask the tracking queries of this kind, and note how many rows they have; of a resumed run `@pre` was asked before."""
+    tracking = going.tracking
     for step in going.run.change.steps:
-        if step.kind is kind:
-            parameters = parameters_of(step, going.run.values, going.run.change.dialect)
-            rows = going.database.query(step.statement.text, parameters).rows
-            going.notes.append(f'{kind.value} "{step.title}": {len(rows)} rows')
+        if step.kind is not kind:
+            continue
+        parameters = parameters_of(step, going.run.values, going.run.change.dialect)
+        if tracking is None or not tracking.active:
+            rows: int | None = len(going.database.query(step.statement.text, parameters).rows)
+        elif kind is StepKind.PRE and going.resumed:
+            rows = tracking.found_again(step)
+        else:
+            rows = tracking.query(step, parameters, going.database)
+        what = "its file of before the run is not here" if rows is None else f"{rows} rows"
+        going.notes.append(f'{kind.value} "{step.title}": {what}')
+    if tracking is not None and kind is StepKind.PRE and going.keeps:
+        going.notes += tracking.keep()  # batches are committed from now on: it stays, however the run ends
+
+
+def track_change(going: Going) -> None:
+    """Write down what all batches have changed, and compare it with the tracking queries."""
+    if going.tracking is None or not going.keeps or not going.done:
+        return
+    batched = going.database.batch_journal.batched(going.number)
+    assert batched is not None
+    going.tracking.changed([batched.captured], going.database)
 
 
 def ended_early(going: Going, reopen: Reopen, error: BackoutError) -> BackoutError:
@@ -102,6 +121,8 @@ def ended_early(going: Going, reopen: Reopen, error: BackoutError) -> BackoutErr
             error.message, state=going.state,
             hint=f"take back what was done: backout undo {name}; or mend what was wrong, then: backout resume {name}",
         )  # fmt: skip
+    if going.tracking is not None:
+        going.tracking.discard()
     report = report_of(going, _outcome(going, error), error.state)
     error.report = report
     if isinstance(error, OutcomeUnknown):
@@ -165,5 +186,5 @@ def report_of(going: Going, outcome: RunState, state: str) -> RunReport:
         net = {str(going.keyset.table.name): going.differing} if going.differing else {}
     return replace(
         report, outcome=outcome, state=state, notes=tuple(notes), net_change=net, sequences=tuple(going.sequences.values()),
-        duration_s=monotonic() - going.began,
+        tracking=going.tracking.report if going.tracking else (), duration_s=monotonic() - going.began,
     )  # fmt: skip

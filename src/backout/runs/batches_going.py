@@ -26,6 +26,7 @@ from backout.engines.batches import (
 from backout.engines.values import Counts, Mode, SequenceMove
 from backout.runs.batches_pace import Pace, Progress
 from backout.runs.changes import ChangeRun
+from backout.runs.tracking import Tracking
 
 
 @dataclass
@@ -62,6 +63,8 @@ class Going:
     differing: int = 0  # of the second run of a rehearsal: rows that it changes
     retries: int = 0
     waits_for: str | None = None
+    tracking: Tracking | None = None
+    resumed: bool = False
 
     @property
     def keeps(self) -> bool:
@@ -81,6 +84,7 @@ class Going:
 
 def go_on_behind(going: Going, batched: Batched) -> Going:
     """Behind the last committed batch."""
+    going.resumed = True
     going.last, going.done, going.counts = batched.last, batched.batches, batched.counts
     going.looked_at = going.looked_at_before = batched.looked_at
     return going

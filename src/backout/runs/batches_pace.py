@@ -31,18 +31,24 @@ class Pace:
 
     size: int = FIRST
     fixed: bool = False
+    found: bool = False  # a batch has come near the time that it may take: from then on by steps
 
     def after(self, seconds: float, target_s: float, *, in_the_way: bool) -> Pace:
-        """Additive increase, multiplicative decrease: half of it where it took too long, or somebody had to wait for us."""
+        """Additive increase, multiplicative decrease: half of it where it took too long, or somebody had to wait for us.
+
+        In the beginning it doubles as long as a batch of twice the size would still be in time.
+        """
         if self.fixed:
             return self
         if in_the_way or seconds > target_s:
-            return Pace(max(LEAST, int(self.size * _DOWN)))
-        return Pace(min(MOST, self.size + STEP))
+            return Pace(max(LEAST, int(self.size * _DOWN)), found=True)
+        if not self.found and seconds <= target_s / 2:
+            return Pace(min(MOST, self.size * 2))
+        return Pace(min(MOST, self.size + STEP), found=True)
 
     def smaller(self) -> Pace:
         """After an attempt that met somebody's lock."""
-        return self if self.fixed else Pace(max(LEAST, int(self.size * _DOWN)))
+        return self if self.fixed else Pace(max(LEAST, int(self.size * _DOWN)), found=True)
 
 
 def too_much(pressures: Sequence[Pressure]) -> Pressure | None:

@@ -40,6 +40,7 @@ def blank_report(
         statements=(StatementReport(step.statement.line, shown_text(run.change, step.statement.text), counts.total, 0.0),),
         proof=ProofReport(complete=True, level="exact", checked=(str(keyset.table.name),)),
         data=run.change.metadata.data.value, database=about, backup=run.backup, authority=run.start.authority,
+        again=run.again,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from backout.engines.batches import (
 from backout.errors import (
     Interrupted,
 )
+from backout.gates.window import is_open
 from backout.runs.batches_going import Going, progress_of
 from backout.runs.batches_pace import READ_EVERY_S, WAIT_S, too_much
 
@@ -32,7 +33,7 @@ def give_way(going: Going) -> None:
         _heed(going)
         if waiting_since is None and monotonic() - going.read_at < READ_EVERY_S:
             return
-        found = too_much(going.batches.pressures(going.limits)) if going.keeps else None
+        found = too_much([*_quiet(going), *going.batches.pressures(going.limits)]) if going.keeps else None
         going.read_at = monotonic()
         if found is None:
             if waiting_since is not None:
@@ -44,6 +45,14 @@ def give_way(going: Going) -> None:
             note_wait(going, found)
             going.run.progress(str(replace(progress_of(going), waits_for=str(found))))
         sleep(WAIT_S)
+
+
+def _quiet(going: Going) -> list[Pressure]:
+    """Whether it is inside of the quiet hours, by the database's clock."""
+    if not going.run.quiet_hours:
+        return []
+    now = going.database.clock()
+    return [Pressure(f'quiet hours "{one.text}"', float(is_open(one, now)), 0, "") for one in going.run.quiet_hours]
 
 
 def _heed(going: Going) -> None:

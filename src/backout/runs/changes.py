@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from backout.change.batched import batched_step
@@ -11,8 +12,9 @@ from backout.change.model import Change, DataClass, StepKind
 from backout.change.subset import Subset
 from backout.engines.batches import Limits
 from backout.engines.protocol import Database, Transaction
-from backout.engines.values import Capture, CapturedTable, Mode, Resolution, RunStart, RunState, TableName
-from backout.errors import BackoutError, CheckAfterFailed, ProofFailed
+from backout.engines.values import Capture, CapturedTable, Mode, Resolution, RunStart, RunState, Table, TableName
+from backout.errors import BackoutError, CheckAfterFailed, OutcomeUnknown, ProofFailed
+from backout.gates.policy import Window
 from backout.recovery.plan import UndoPolicy, plan_undo
 from backout.recovery.proof import Tightness, Verdict
 from backout.runs.masking import PHI, shown_rows
@@ -21,9 +23,18 @@ from backout.runs.report import AssertionReport, ProofReport, RescueReport, RunR
 from backout.runs.rights import obstacle, require_no_obstacle, require_rights
 from backout.runs.subsetting import Subsetting
 from backout.runs.supervise import Reopen, Work, keep_back, supervise
+from backout.runs.tracking import Tracking, is_tracked, target_of
 
 MASKED = "values are masked, since the change says that its rows are PHI"
 REVEALED = "the operator asked to see values that are PHI (--reveal)"
+
+
+#: Waits until people have agreed to what was captured. Raises Refused where they have not; the run is rolled back.
+Agree = Callable[[Transaction, Capture, RunReport], RunReport]
+
+
+def _nobody_is_asked(_transaction: Transaction, _found: Capture, report: RunReport) -> RunReport:
+    return report
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,10 @@ class ChangeRun:
     serve: Serve | None = None  # for a program of another language
     limits: Limits = field(default_factory=Limits)  # of a run in batches: what it gives way to
     subset: Subset | None = None  # the keys that the run is limited to
+    tracking: Path | None = None  # the folder of tracking files
+    quiet_hours: tuple[Window, ...] = ()  # in which a run in batches waits
+    again: str | None = None  # why it runs once more on this environment
+    agree: Agree = _nobody_is_asked  # of a session: waits for those who must agree to what it did
 
 
 def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
@@ -53,19 +68,22 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
     _require_one_transaction(run.change)
     require_rights(database, run.change, run.mode, run.policy)
     limits = _limits(run)
+    tracking = tracking_of(database, run)
     recorder = Recorder(
-        run.change, run.values, run.mode, run.progress, run.repeated, serve=run.serve, subsetting=limits
-    )
+        run.change, run.values, run.mode, run.progress, run.repeated, serve=run.serve, tracking=tracking,
+        subsetting=limits,
+    )  # fmt: skip
     named = frozenset(name for step in run.change.steps for name in step.statement.tables)
 
     def apply(transaction: Transaction, number: int) -> RunReport:
         report = RunReport(
             number, "", run.change.identifier, run.change.metadata.title, run.change.digest, run.start.environment,
             run.mode, outcome=RunState.RUNNING, state="untouched", data=run.change.metadata.data.value, backup=run.backup,
-            subset=_subset_in_words(run),
+            subset=_subset_in_words(run), again=run.again,
         )  # fmt: skip
+        tracking.begin(f"{run.start.environment}-{number}")
         try:
-            recorder.apply(transaction)
+            recorder.apply(transaction, number)
         except BackoutError as error:
             error.report = error.report or progressed(report)
             raise
@@ -77,6 +95,7 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
             statements=tuple(recorder.statements),
             assertions=tuple(recorder.assertions),
             notes=tuple(recorder.tracked),
+            transcript=recorder.transcript,
         )
 
     def capture(transaction: Transaction, number: int) -> Capture:
@@ -86,13 +105,15 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
         return transaction.capture(number, recorder.hints, keep=run.mode is Mode.REAL or run.prove_way_back)
 
     def inspect(transaction: Transaction, found: Capture, verdict: Verdict, report: RunReport) -> RunReport:
-        report = described(transaction, found, verdict, report, named, run.rows, reveal=run.reveal)
+        report = described(transaction, found, verdict, report, named | recorder.named, run.rows, reveal=run.reveal)
         if report.data == PHI:
             report = replace(report, notes=(*report.notes, REVEALED if run.reveal else MASKED))
         report = _with_obstacle(database, found, run, report)
+        report = replace(report, tracking=tracking.changed(found.tables, transaction))
         if run.repeated:
             net = ((str(one.table.name), transaction.differing(one)) for one in found.tables)
             report = replace(report, net_change={table: count for table, count in net if count})
+        report = run.agree(transaction, found, report)
         if run.prove_way_back:
             report = _way_back(transaction, found, run, report)
         return report
@@ -104,8 +125,33 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
         run.snapshot and not (run.prove_way_back or run.repeated),
         run.change.metadata.data is DataClass.PHI,
     )  # fmt: skip
-    report = supervise(database, reopen, work)
+    report = kept(tracking, lambda: supervise(database, reopen, work))
     return checked_after(database, run, report, limits) if run.mode is Mode.REAL else report
+
+
+def tracking_of(database: Database, run: ChangeRun) -> Tracking:
+    """What is tracked of the run: of a ghost, of which nothing stays, the counts."""
+    active = is_tracked(run.change) and not (run.repeated or run.subset) and bool(database.capabilities.tracking)
+
+    def find(schema: str | None, name: str) -> Table | None:
+        facts = database.table_facts(schema, name)
+        return facts.table if facts else None
+
+    writes = run.mode is Mode.REAL and run.change.metadata.tracking != "summary"
+    target = target_of(run.change, find) if active else None
+    return Tracking(run.change, run.tracking if writes else None, target, active=active)
+
+
+def kept(tracking: Tracking, supervised: Callable[[], RunReport]) -> RunReport:
+    """The run, with its tracking files where it is committed; where nobody knows, they keep their unfinished names."""
+    try:
+        report = supervised()
+    except OutcomeUnknown:
+        raise
+    except BaseException:
+        tracking.discard()
+        raise
+    return replace(report, notes=(*report.notes, *tracking.keep()))
 
 
 def _require_one_transaction(change: Change) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from backout.change.batched import batched_step
 from backout.engines.protocol import Database
 from backout.errors import Refused, UsageError
-from backout.runs.batches import run_batched
-from backout.runs.batches_undo import undo_batches
 from backout.runs.changes import ChangeRun, run_change
 from backout.runs.report import RunReport
 from backout.runs.supervise import Reopen
@@ -27,12 +25,16 @@ def run_as_written(database: Database, reopen: Reopen, run: ChangeRun, *, resume
             "batches", f'change "{run.change.identifier}" runs in batches, and {unfit} needs one transaction',
             hint="take out @batch to try it, or write a narrower WHERE",
         )  # fmt: skip
+    from backout.runs.batches import run_batched
+
     return run_batched(database, reopen, run, resume=resume)
 
 
 def undo_as_run(database: Database, reopen: Reopen, run: UndoRun, batch: int | None = None) -> RunReport:
     """The undo of a run, in one transaction or in batches as the run was; `batch`: of that one alone."""
     if run.record.batches:
+        from backout.runs.batches_undo import undo_batches
+
         return undo_batches(database, reopen, run, batch)
     if batch is not None:
         raise UsageError(f'run "{run.record.identifier}" was no run in batches', hint="leave out --batch")

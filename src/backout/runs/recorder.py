@@ -21,11 +21,23 @@ from backout.runs.masking import shown_text
 from backout.runs.report import AssertionReport, StatementReport, shown
 from backout.runs.script import run_script
 from backout.runs.subsetting import Subsetting
+from backout.runs.tracking import Tracking
 from backout.sql.model import Dialect, Kind
 
 Progress = Callable[[str], None]
-#: Lets a program of another language do the change; returns notes.
-Serve = Callable[[Change, Transaction, Mode], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a program did through the endpoint: notes, and the transcript's length and last hash."""
+
+    notes: Sequence[str] = ()
+    transcript: Mapping[str, Any] | None = None
+    tables: frozenset[tuple[str | None, str]] = frozenset()  # that its statements named
+
+
+#: Lets a program of another language do the change, in the run of this number.
+Serve = Callable[[Change, Transaction, Mode, int], Served]
 
 
 @dataclass
@@ -42,9 +54,12 @@ class Recorder:
     tracked: list[str] = field(default_factory=list)
     hints: list[UpdateHint] = field(default_factory=list)
     serve: Serve | None = None
+    transcript: Mapping[str, Any] | None = None  # of a program
+    named: frozenset[tuple[str | None, str]] = frozenset()  # tables that a program's statements named
+    tracking: Tracking | None = None
     subsetting: Subsetting | None = None  # of `--subset`: what @expect says is reported only
 
-    def apply(self, transaction: Transaction) -> None:
+    def apply(self, transaction: Transaction, run: int) -> None:
         """Run the change. Raises ExpectationFailed, AssertionFailed, or what the database says."""
         with _told(self.mode):
             if self.change.language == "python":
@@ -52,8 +67,9 @@ class Recorder:
                 return
             if self.change.language == "program":
                 assert self.serve is not None, "whoever runs a program has an endpoint for it"
-                self.tracked.extend(self.serve(self.change, transaction, self.mode))
-                return
+                served = self.serve(self.change, transaction, self.mode, run)
+                self.tracked.extend(served.notes)
+                self.transcript, self.named = served.transcript, served.tables
             self._track(transaction, StepKind.PRE)
             steps = [step for step in self.change.steps if step.kind in {StepKind.APPLY, StepKind.ASSERT}]
             for number, step in enumerate(steps, 1):
@@ -111,9 +127,12 @@ class Recorder:
         for step in self.change.steps:
             if step.kind is kind:
                 with _placed(self.change, step):
-                    text = step.statement.text
-                    result = transaction.check(text, parameters_of(step, self.values, self.change.dialect))
-                self.tracked.append(f'{kind.value} "{step.title}": {len(result.rows)} rows')
+                    values = parameters_of(step, self.values, self.change.dialect)
+                    if self.tracking is not None and self.tracking.active:
+                        rows = self.tracking.query(step, values, transaction)
+                    else:
+                        rows = len(transaction.check(step.statement.text, values).rows)
+                self.tracked.append(f'{kind.value} "{step.title}": {rows} rows')
 
 
 def judged(step: Step, rows: Sequence[tuple[Any, ...]], *, private: bool) -> AssertionReport:

@@ -63,6 +63,17 @@ class RescueReport:
 
 
 @dataclass(frozen=True)
+class TrackingReport:
+    """One tracking query, or the change of one table: how many rows, and the file that they are in."""
+
+    step: str  # "pre", "post", "change"
+    title: str  # the query's, or the table
+    rows: int
+    file: str | None  # its name in the folder of tracking files; None: only counted
+    sha256: str | None
+
+
+@dataclass(frozen=True)
 class RunReport:
     """The whole of a run; `as_json` in `runs/as_json.py` is its stable form."""
 
@@ -90,13 +101,17 @@ class RunReport:
     way_back: str | None = None  # of ghost --undo: "proven" or the difference that was found
     net_change: Mapping[str, int] | None = None  # of a repeated run: table -> images that differ; empty: no change
     subset: str | None = None  # what `--subset` limited the run to; None: all of the change
+    transcript: Mapping[str, Any] | None = None  # of a program: {"statements": how many, "sha256": the chain's head}
     rescue_bytes: int | None = None
     log_bytes: int | None = None
     backup: Mapping[str, Any] | None = None  # the backup that precedes it, as `recovery/backups/model.py` records it
     duration_s: float = 0.0
+    tracking: tuple[TrackingReport, ...] = ()
+    again: str | None = None  # why the change was run once more on this environment
     notes: tuple[str, ...] = ()
     started_at: datetime | None = None
     authority: Authority | None = None
+    agreement: Mapping[str, Any] | None = None  # of a session: {"sha256": of its rows, "people", "statements"}
     database: Mapping[str, Any] = field(default_factory=dict)  # product, version, name, role
 
 

@@ -19,7 +19,6 @@ from backout.engines.protocol import Transaction
 from backout.engines.values import Mode
 from backout.errors import ROLLED_BACK, UNTOUCHED, AssertionFailed, BackoutError, InvalidFile, Refused, RolledBack
 from backout.runs.report import AssertionReport, shown
-from backout.sql.mariadb import without_parameters
 from backout.sql.model import Dialect, Kind
 from backout.sql.read import read_script
 
@@ -95,6 +94,8 @@ def _without_placeholders(text: str, dialect: Dialect) -> str:
     if dialect is Dialect.POSTGRES:
         return _PLACEHOLDER.sub("NULL", text).replace("%%", "%")
     if dialect is Dialect.MARIADB:
+        from backout.sql.mariadb import without_parameters
+
         return without_parameters(text)
     return _SQLITE_PLACEHOLDER.sub(lambda match: match[1] or "NULL", text)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backout.engines.postgres import batch_capture
+from backout.engines.postgres import batches as engine_batches
 from backout.errors import (
     BackoutError,
     Conflicts,
@@ -15,7 +18,7 @@ from backout.errors import (
     Refused,
 )
 from backout.runs.report import RunReport
-from integration.postgres.stage import Rights, Stage, failure, stage_for, yes
+from integration.postgres.stage import Rights, Stage, backends, failure, in_background, stage_for, wait_until, yes
 from servers import PostgresDatabase
 
 pytestmark = pytest.mark.ends
@@ -128,6 +131,30 @@ def test_rows_with_one_value_of_a_skewed_key_are_in_one_batch(stage: Stage) -> N
     assert 310 in [updated for _, _, updated, _ in batches(stage, report)]
 
 
+def test_columns_of_any_type_and_name_come_back(stage: Stage) -> None:
+    stage.make("""
+        CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TYPE pair AS (a int, b text);
+        CREATE DOMAIN small AS int CHECK (VALUE < 9);
+        CREATE TABLE "T t" (
+          "images" int PRIMARY KEY, "many" mood, "opened" pair[], "place" small, gone int, j json, b jsonb, r int4range,
+          n numeric, f float8, i interval, d timestamptz[], "back""slash\\" text,
+          twice int GENERATED ALWAYS AS (images * 2) STORED
+        );
+        ALTER TABLE "T t" DROP COLUMN gone;
+        INSERT INTO "T t" SELECT g, 'sad', ARRAY[(g, 'x,"y')::pair, NULL], g % 9, '{"a":  1}', '{"a": null}',
+            int4range(g, NULL), 1.50, '-0', '1 mon -3 days', ARRAY[timestamptz '2026-01-01', NULL],
+            CASE WHEN g % 2 = 0 THEN E'a\\\n"' END
+          FROM generate_series(1, 60) g;
+    """)
+    report = there_and_back(
+        stage,
+        '-- @batch "T t" by=images size=25\n'
+        "UPDATE \"T t\" SET many = 'glad', opened = NULL, place = NULL, j = '[]', b = NULL, r = 'empty', n = 1.5, f = 0, "
+        "i = '0', d = '{}'",
+    )
+    assert [25, 25, 10] == [updated for _, _, updated, _ in batches(stage, report)]
+
+
 def test_an_empty_table_and_an_empty_batch_are_fine(stage: Stage) -> None:
     stage.make("CREATE TABLE t (id int PRIMARY KEY, v int)")
     assert batches(stage, stage.run("-- @batch t by=id\nUPDATE t SET v = 1")) == []
@@ -159,6 +186,69 @@ def test_rows_that_others_hold_shared_locks_on_are_captured_all_the_same(stage: 
     assert [(n, 0, 250, 0) for n in range(1, 5)] == batches(stage, report)
     stage.undo(report)
     assert before == stage.dump()
+
+
+def test_a_row_that_others_change_while_the_statement_runs_is_captured_as_they_left_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cursor that was opened before does not see their version: the count tells, and the second session is asked."""
+    stage.make(REFERRALS)
+    stage.make("""
+        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          FOR i IN 1..3000 LOOP
+            EXIT WHEN current_setting('application_name') NOT LIKE 'backout:%'
+              OR EXISTS (SELECT FROM referral WHERE id = 50 AND note = 'theirs');
+            PERFORM pg_sleep(0.01);
+          END LOOP; RETURN NULL; END $$;
+        CREATE TRIGGER wait BEFORE UPDATE ON referral FOR EACH STATEMENT EXECUTE FUNCTION wait();
+    """)
+    by_cursor, seen = batch_capture._by_cursor, []
+
+    def watched(*arguments: Any) -> tuple[int, int] | None:
+        seen.append(by_cursor(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(batch_capture, "_by_cursor", watched)
+    asleep = "SELECT FROM pg_stat_activity WHERE application_name = 'backout: run' AND wait_event = 'PgSleep'"
+
+    def elsewhere() -> None:
+        wait_until(lambda: bool(stage.rows(asleep)))
+        with stage.database.connect("application") as other:
+            other.execute("UPDATE referral SET note = 'theirs' WHERE id = 50")
+
+    thread, raised = in_background(elsewhere)
+    report = stage.run("-- @batch referral by=id size=100\nUPDATE referral SET visits = visits + 1")
+    thread.join()
+    assert raised == []
+    assert seen == [(99, 100)] + [(100, 100)] * 9
+    assert stage.rows("SELECT visits, note FROM referral WHERE id = 50") == [(1, "theirs")]
+    stage.undo(report)
+    assert stage.rows("SELECT visits, note FROM referral WHERE id = 50") == [(0, "theirs")]
+    assert stage.rows("SELECT count(*) FROM referral WHERE visits <> 0") == [(0,)]
+
+
+def test_rows_too_large_for_the_servers_memory_are_captured_by_the_second_session(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_batches, "IN_SERVER_BYTES", -1)
+    stage.make(REFERRALS)
+    there_and_back(stage, "-- @batch referral by=id size=300\nUPDATE referral SET visits = 5 WHERE status = 'open'")
+
+
+def test_between_two_batches_the_past_is_held_and_the_table_is_not(stage: Stage) -> None:
+    stage.make(REFERRALS)
+    seen: list[tuple[bool, int]] = []
+
+    def watch(said: str) -> None:
+        if said.startswith("batch "):
+            (pid,) = backends(stage.database, "backout: before-images")
+            held = stage.rows(f"SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE pid = {pid}")
+            locks = stage.rows(f"SELECT count(*) FROM pg_locks WHERE pid = {pid} AND relation = 'referral'::regclass")
+            seen.append((held[0][0], locks[0][0]))
+
+    change = stage.change("-- @batch referral by=id size=300\nUPDATE referral SET visits = 1")
+    stage.project.run(change, "test", ask=yes, progress=watch)
+    assert seen == [(True, 0)] * 4
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

@@ -67,6 +67,31 @@ def test_it_waits_for_a_long_transaction_to_end(postgres: PostgresDatabase, tmp_
     assert [(reason, ended) for reason, _, _, ended in pauses(stage)] == [("oldest transaction", True)]
 
 
+def test_while_it_waits_it_holds_no_snapshot(postgres: PostgresDatabase, tmp_path: Path) -> None:
+    flag = tmp_path / "pause"
+    stage = made(postgres, tmp_path, pause_file=f'"{flag}"')
+    stage.make("""
+        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.6); RETURN NULL; END $$;
+        CREATE TRIGGER slow BEFORE UPDATE ON referral FOR EACH STATEMENT EXECUTE FUNCTION slow();
+    """)
+    held = (
+        "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity "
+        "WHERE application_name = 'backout: before-images' AND datname = current_database()"
+    )
+    seen: list[tuple[str, bool]] = []
+
+    def watch(line: str) -> None:
+        if line.startswith("batch 1:"):
+            seen.append(("waits" if "waits: " in line else "between", stage.rows(held)[0][0]))
+            if "waits: " in line:
+                flag.unlink()
+            else:
+                flag.touch()
+
+    stage.project.run(stage.change(CHANGE), "test", ask=yes, progress=watch)
+    assert seen == [("between", True), ("waits", False)]
+
+
 def test_it_can_be_paused_while_it_waits(postgres: PostgresDatabase, tmp_path: Path) -> None:
     flag = tmp_path / "pause"
     flag.touch()
@@ -138,13 +163,18 @@ def test_a_deadlock_is_met_with_another_attempt(postgres: PostgresDatabase, tmp_
 
 
 def test_the_size_grows_by_steps_and_halves_where_it_took_too_long() -> None:
-    pace = Pace(1000)
-    assert Pace(2000) == pace.after(0.05, 0.1, in_the_way=False)
-    assert Pace(500) == pace.after(0.15, 0.1, in_the_way=False)
-    assert Pace(500) == pace.after(0.05, 0.1, in_the_way=True)
-    assert Pace(LEAST) == Pace(LEAST).after(9, 0.1, in_the_way=True)
+    pace = Pace(3000, found=True)
+    assert Pace(4000, found=True) == pace.after(0.05, 0.1, in_the_way=False)
+    assert Pace(1500, found=True) == pace.after(0.15, 0.1, in_the_way=False)
+    assert Pace(1500, found=True) == pace.after(0.05, 0.1, in_the_way=True)
+    assert Pace(LEAST, found=True) == Pace(LEAST).after(9, 0.1, in_the_way=True)
     assert Pace(MOST) == Pace(MOST).after(0.0, 0.1, in_the_way=False)
     assert Pace(7, fixed=True) == Pace(7, fixed=True).after(9, 0.1, in_the_way=True).smaller()
+
+
+def test_in_the_beginning_it_doubles_as_long_as_twice_as_many_rows_would_be_in_time() -> None:
+    assert Pace(6000) == Pace(3000).after(0.05, 0.1, in_the_way=False)
+    assert Pace(4000, found=True) == Pace(3000).after(0.06, 0.1, in_the_way=False)
 
 
 def test_the_first_pressure_that_is_too_much_is_what_it_waits_for() -> None:

@@ -1,8 +1,7 @@
 """One batch in its transaction: its bounds, the statement on its rows, their images, its row of the journal.
 
-As in `transaction.py`: `main` changes rows under the environment's role, and beside it `aux`, always the login role,
-still sees the past. Both transactions begin and end with the batch. Before main writes, aux holds ACCESS SHARE on the
-table, so that nobody's ALTER TABLE can queue between them.
+As in `transaction.py`: `main` changes rows under the environment's role, and beside it the past (`batch_past.py`), always
+the login role, still sees them as they were. It is asked only where main's own cursor has not seen all (`batch_capture.py`).
 
 Invariant: a batch writes rows of its table within its bounds and nothing else; whatever else the server counts is a
 finding, and rolls it back.
@@ -19,13 +18,15 @@ import psycopg
 from backout.engines.batches import BatchRecord, Key, Keyset
 from backout.engines.postgres import batch_journal, catalogue, tripwires
 from backout.engines.postgres.batch_capture import Images, capture_batch
+from backout.engines.postgres.batch_past import Past
+from backout.engines.postgres.batch_questions import EXACTLY, OWN_PATH, Questions
 from backout.engines.postgres.capture import Marks
 from backout.engines.postgres.errors import primary_message, translated
 from backout.engines.postgres.images import XID_SPAN, batch_column
-from backout.engines.postgres.journal import PostgresJournal, hold
+from backout.engines.postgres.journal import HOLD, PostgresJournal
 from backout.engines.postgres.names import comma, literal, qualified, quoted
 from backout.engines.postgres.queries import query
-from backout.engines.postgres.session import EXACT_TEXT, Session
+from backout.engines.postgres.session import Session
 from backout.engines.postgres.undo import revert
 from backout.engines.postgres.undo_columns import CONFLICT_TABLE
 from backout.engines.postgres.undo_keyed import KeyedTable
@@ -37,6 +38,7 @@ from backout.engines.values import (
     Lock,
     Resolution,
     Settings,
+    Table,
     TableName,
     UndoOutcome,
     UndoPlan,
@@ -45,10 +47,6 @@ from backout.errors import BackoutError, Busy, DatabaseFailed, OutcomeUnknown, R
 
 SQL = "batches.sql"
 CAPTURED_BY = "two snapshots, in batches"
-
-_EXACTLY = "; ".join(
-    f"SET LOCAL {name} = '{value}'" for name, value in {**EXACT_TEXT, "row_security": "off", "TimeZone": "UTC"}.items()
-)
 
 
 @dataclass(frozen=True)
@@ -59,59 +57,52 @@ class Kept:
     fence: int
     before: TableName
     after: TableName
+    in_server: bool = False  # a batch's pre-images fit into the server's memory; see `batch_capture.py`
 
 
 class PostgresBatch:
     """See `engines.batches.Batch`."""
 
     def __init__(
-        self, settings: Settings, journal: PostgresJournal, main: Session, aux: Session, keyset: Keyset, kept: Kept,
-        number: int,
+        self, settings: Settings, journal: PostgresJournal, main: Session, past: Past, questions: Questions,
+        keyset: Keyset, kept: Kept, number: int,
     ) -> None:  # fmt: skip
-        self._settings, self._journal, self._main, self._aux = settings, journal, main, aux
-        self._keyset, self._kept, self._number = keyset, kept, number
+        self._settings, self._journal, self._main, self._past = settings, journal, main, past
+        self._questions, self._keyset, self._kept, self._number = questions, keyset, kept, number
         self._reverted: Reverted | None = None
         self._acts_on_itself = False  # a foreign key of the table to itself that cascades
         self._affected: int | None = None  # of a statement; an undo's writes are not counted by a command tag
+        self._cursor = False  # main itself can still read the rows as they were
         self.after: Key | None = None
         self.upto: Key = ()
         self.looked_at = 0
 
     def begin(self) -> None:
-        """Open both sessions' transactions; raises Busy or Refused with nothing written."""
-        main, aux, settings = self._main, self._aux, self._settings
-        limits = f"SET LOCAL lock_timeout = '{int(settings.lock_timeout_s * 1000)}ms'; SET LOCAL row_security = off"
+        """Open the transaction; raises Busy or Refused with nothing written."""
+        settings = self._settings
+        begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+        begin += f"; SET LOCAL lock_timeout = '{int(settings.lock_timeout_s * 1000)}ms'; SET LOCAL row_security = off"
         if settings.statement_timeout_s is not None:
-            limits += f"; SET LOCAL statement_timeout = '{int(settings.statement_timeout_s * 1000)}ms'"
-        limits += "; SET LOCAL idle_in_transaction_session_timeout = 0"
-        begin = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {limits}"
-        main.run(begin, doing="begin the batch", state="untouched")
-        table = qualified(self._keyset.table.name)
-        aux.run(
-            f"{begin}; {_EXACTLY}; LOCK TABLE ONLY {table} IN ACCESS SHARE MODE", doing=f"lock table {table}",
-            state="untouched",
-        )  # fmt: skip
-        xid, multixact, track_counts, self._replication_role = main.one(query("begin_facts"))
-        self._xid: int = xid
-        self._marks = Marks(xid, multixact)
-        if not track_counts or self._replication_role != "origin":
+            begin += f"; SET LOCAL statement_timeout = '{int(settings.statement_timeout_s * 1000)}ms'"
+        begin += "; SET LOCAL idle_in_transaction_session_timeout = 0"
+        if self._kept.run is not None:
+            begin += f"; {HOLD.format(self._kept.run)}"
+        self._beginning = self._questions.begin(begin)
+        self._marks = Marks(self._beginning.xid, self._beginning.multixact)
+        if not self._beginning.track_counts or self._beginning.replication_role != "origin":
             raise Refused(
                 "proof", "`track_counts` is off, or `session_replication_role` is not origin: nothing could be proven",
                 hint="unset both for the login role and the database",
             )  # fmt: skip
-        if self._kept.run is not None:
-            hold(main, self._kept.run)
-        self._counts = tripwires.read_counts(main)
-        self._sequences = tripwires.read_sequences(main)
 
-    def _require_same(self) -> None:
+    def _require_same(self, now: Table | None, *, narrow_still: bool) -> None:
         """The table is what it was at the start, and so is what can have changed which column.
 
         Asked behind the statement, whose lock keeps everybody from adding a trigger (manual 13.3.1).
         """
-        then, now = self._keyset.table, catalogue.table_by_oid(self._main, self._keyset.table.identifier)
+        then = self._keyset.table
         narrow = len(self._keyset.after_columns) < len(then.restorable)
-        if now == then and (not narrow or self._main.value(query("narrowing"), [then.identifier])):
+        if now == then and (not narrow or narrow_still):
             return
         raise Refused(
             "batches", f'table "{then.name}" was altered since the run began', state="rolled back",
@@ -120,18 +111,6 @@ class PostgresBatch:
 
     # -- the bounds ----------------------------------------------------------------------------------------------------
 
-    def next_bound(self, after: Key | None, upper: Key, size: int) -> tuple[Key, int] | None:
-        """(the key of the row `size` rows behind `after`, how many keys there are up to it); None: no more rows."""
-        by = self._keyset.by
-        names, order = comma(f"t.{quoted(one)}" for one in by), comma(f"s.{quoted(one)} DESC" for one in by)
-        cells = comma(f"s.{quoted(one)}::text" for one in by)
-        rows = self._aux.run(
-            f"SELECT count(*) OVER (), {cells} FROM (SELECT {names} FROM ONLY {qualified(self._keyset.table.name)} t "
-            f"WHERE {self.within('t', after, upper)} ORDER BY {names} LIMIT {int(size)}) s ORDER BY {order} LIMIT 1",
-            doing="find the next batch",
-        ).rows
-        return (tuple(rows[0][1:]), int(rows[0][0])) if rows else None
-
     def between(self, after: Key | None, upto: Key, looked_at: int) -> PostgresBatch:
         """Set the bounds."""
         self.after, self.upto, self.looked_at = after, upto, looked_at
@@ -139,22 +118,22 @@ class PostgresBatch:
 
     def within(self, reference: str, after: Key | None, upto: Key) -> str:
         """SQL: the rows of `reference` with `after < key <= upto`."""
-        types = {column.name: column.type for column in self._keyset.table.columns}
-        row = comma(f"{reference}.{quoted(one)}" for one in self._keyset.by)
-
-        def values(key: Key) -> str:
-            return comma(f"{literal(value)}::{types[one]}" for one, value in zip(self._keyset.by, key, strict=True))
-
-        below = f"({row}) <= ({values(upto)})"
-        return below if after is None else f"({row}) > ({values(after)}) AND {below}"
+        return within(self._keyset, reference, after, upto)
 
     # -- the change's part ---------------------------------------------------------------------------------------------
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> int:
         """See the protocol."""
         main, role = self._main, self._settings.role
+        first = []
+        if self._kept.in_server:  # else the past is asked
+            scans = self._questions.scans
+            first = ["SET LOCAL enable_seqscan = off", self._images.cursor(), f"SET LOCAL enable_seqscan = {scans}"]
+            self._cursor = True
         if role:
-            main.run(f"SET LOCAL ROLE {quoted(role)}", doing=f'set the role "{role}"')
+            first.append(f"SET LOCAL ROLE {quoted(role)}")
+        if first:
+            main.run("; ".join(first), doing=f'set the role "{role}"' if role else "look at the rows as they are")
         try:
             self._affected = main.run(statement, parameters, doing="run the statement").affected
         except Busy as busy:
@@ -168,8 +147,7 @@ class PostgresBatch:
 
     def revert(self, plan: UndoPlan, resolution: Resolution) -> UndoOutcome:
         """See the protocol."""
-        self._main.run(_EXACTLY)
-        self._main.run("SET LOCAL search_path = pg_catalog, pg_temp")
+        self._main.run(f"{EXACTLY}; {OWN_PATH}")
         try:
             outcome, self._reverted = revert(self._main, plan, resolution, rescue_schema=self._settings.rescue_schema)
         except Busy as busy:
@@ -181,30 +159,34 @@ class PostgresBatch:
         return outcome
 
     def _busy(self, busy: Busy) -> Busy:
-        holder = self._journal.lock_holder([self._main.pid, self._aux.pid])
+        holder = self._journal.lock_holder([self._main.pid, self._past.pid])
         return Busy(f"{busy.message}: {holder}" if holder else busy.message, state="rolled back", hint=busy.hint)
 
     # -- capture -------------------------------------------------------------------------------------------------------
 
+    @property
+    def _images(self) -> Images:
+        return Images(
+            self._keyset.table, self._keyset.after_columns, self.within("t", self.after, self.upto), self._number,
+            self._kept.before, self._kept.after,
+        )  # fmt: skip
+
+    def _next_xid(self) -> int:
+        """Full, and behind all of ours; by a session that has none of its own: `age` stands still in a transaction."""
+        low = self._journal.control.value("SELECT pg_catalog.age('3'::xid)") + 3
+        return self._marks.xid + int(low - self._marks.xid) % XID_SPAN
+
     def capture(self) -> Capture:
         """See the protocol."""
-        main, aux, table = self._main, self._aux, self._keyset.table
-        main.run(
-            "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL ROLE NONE; SET LOCAL search_path = pg_catalog, pg_temp; "
-            f"SET LOCAL enable_seqscan = off; {_EXACTLY}",
-            doing="check the deferred constraints",
-        )
-        self._require_same()
-        low = aux.value("SELECT pg_catalog.age('3'::xid)") + 3  # the next transaction id: aux has none of its own yet
-        self._marks = replace(self._marks, next_xid=self._xid + (low - self._xid) % XID_SPAN)
+        main, table = self._main, self._keyset.table
         switched = frozenset(self._reverted.locked) if self._reverted else frozenset()
-        observed = tripwires.observe(
-            main, aux, self._xid, self._marks.next_xid, self._counts, self._sequences, switched
-        )
+        behind = self._questions.behind(self._beginning, switched, self._next_xid, self._past.vanished)
+        self._require_same(behind.table, narrow_still=behind.narrow)
+        observed = behind.observed
         found = list(
             tripwires.findings(
                 observed, rescue_schema=self._settings.rescue_schema, expected_tables=switched,
-                replication_role=self._replication_role,
+                replication_role=self._beginning.replication_role,
             )
         )  # fmt: skip
         counted = observed.counts[table.identifier][2] if table.identifier in observed.counts else Counts()
@@ -212,14 +194,10 @@ class PostgresBatch:
         found += self._unexpected(counted)
         before = after = 0
         if not found:
-            images = Images(
-                table, self._keyset.after_columns, self.within("t", self.after, self.upto), self._number,
-                self._kept.before, self._kept.after,
-            )  # fmt: skip
-            if self._kept.run is None:
-                main.run(images.make())
             if counted.total:
-                before, after = capture_batch(main, aux, images, counted, self._marks)
+                before, after = capture_batch(
+                    main, self._past, self._images, counted, self._marks, self._next_xid, cursor=self._cursor
+                )
             made, gone = counted.inserted + counted.updated, counted.updated + counted.deleted
             if self._acts_on_itself and (before, after) != (gone, made):
                 found.append(f'a foreign key of "{table.name}" to itself may have written rows of other batches')
@@ -265,7 +243,7 @@ class PostgresBatch:
 
     def waiting(self) -> int:
         """See the protocol."""
-        sessions = [self._main.pid, self._aux.pid]
+        sessions = [self._main.pid, self._past.pid]
         return int(self._journal.control.value(query("waiting_for_us", SQL), [sessions]))
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -304,18 +282,25 @@ class PostgresBatch:
                 state="unknown until the journal is asked",
                 hint="backout resume asks the journal, and goes on behind the last batch that is committed",
             ) from None
-        self._end(self._aux)
         if said != "COMMIT":  # a transaction that has failed answers COMMIT with ROLLBACK (manual: COMMIT, "Notes")
             raise DatabaseFailed("the server rolled the batch back at COMMIT", hint="resume the run")
 
     def rollback(self) -> None:
         """See the protocol."""
-        self._end(self._main)
-        self._end(self._aux)
-
-    def _end(self, session: Session) -> None:
         try:
-            if not session.lost and session.in_transaction:
-                session.run("ROLLBACK")
+            if not self._main.lost and self._main.in_transaction:
+                self._main.run("ROLLBACK")
         except BackoutError:
-            session.close()
+            self._main.close()
+
+
+def within(keyset: Keyset, reference: str, after: Key | None, upto: Key) -> str:
+    """SQL: the rows of `reference` with `after < key <= upto`."""
+    types = {column.name: column.type for column in keyset.table.columns}
+    row = comma(f"{reference}.{quoted(one)}" for one in keyset.by)
+
+    def values(key: Key) -> str:
+        return comma(f"{literal(value)}::{types[one]}" for one, value in zip(keyset.by, key, strict=True))
+
+    below = f"({row}) <= ({values(upto)})"
+    return below if after is None else f"({row}) > ({values(after)}) AND {below}"

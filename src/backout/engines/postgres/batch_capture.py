@@ -1,7 +1,15 @@
 """The images of one batch: the two-snapshot diff of `capture.py`, limited to the batch's keys, appended to the rescue.
 
-What is read is found by the key's index, never by a scan of the table. The other session sees the rows as they were until
-COMMIT; its pre-images go through a pipe into the run's own transaction, so that both images and the change are one atom.
+What is read is found by the key's index, never by a scan of the table. Three ways, the fastest first; each is taken only
+when the counts prove that it saw all, and all are in the run's own transaction, so that images and change are one atom:
+
+1. *The cursor.* Opened before the statement and read behind it, it still sees the rows as they were (a cursor's snapshot is
+   that of its DECLARE: manual, DECLARE, "Notes" on insensitive cursors), with the ids that the statement has put on them
+   meanwhile. All of a batch comes as one array, so that no row leaves the server (measured on 18.4: 1.4 µs a row, against
+   9 µs through a pipe). A row that somebody else changed between its snapshot and the statement's is missing: the count
+   tells.
+2. *The pipe.* A second session still sees the rows as they were until COMMIT; its rows go through a pipe.
+3. *The general form* of `capture.py`.
 
 A row outside of the batch's keys is not looked at. So the counts must explain *every* write here: as many pre-images as
 counted updates and deletes, as many post-images as counted inserts and updates. Each image takes at least one counted
@@ -12,13 +20,19 @@ Not for: judging them (`recovery/proof.py`). Of a batch nothing less than an exa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from backout.engines.postgres.batch_past import Past
 from backout.engines.postgres.capture import Marks
 from backout.engines.postgres.images import XID_SPAN, batch_column, columns_named, ours, stored
-from backout.engines.postgres.names import comma, qualified, quoted
+from backout.engines.postgres.names import comma, literal, qualified, quoted
 from backout.engines.postgres.session import Session, pipe
 from backout.engines.values import Column, Counts, Table, TableName
+from backout.errors import DatabaseFailed
+
+_CURSOR = quoted("backout_before")
+_COUNT = "backout.images"  # a setting of the transaction, in which a DO block can say how many rows it wrote
 
 
 @dataclass(frozen=True)
@@ -51,23 +65,82 @@ class Images:
             for place, columns in ((self.before, self.table.restorable), (self.after, self.kept_after))
         )
 
+    @property
+    def source(self) -> str:
+        """The rows `t` of the batch."""
+        return f"FROM ONLY {qualified(self.table.name)} AS t WHERE {self.within}"
+
+    def cells(self, columns: tuple[Column, ...]) -> str:
+        """The columns, as a rescue table keeps them."""
+        return comma(stored(one, "t") for one in columns)
+
     def select(self, columns: tuple[Column, ...], condition: str) -> str:
         """The images of the rows for which the condition holds, as rows of a rescue table."""
-        return (
-            f"SELECT {self.number}::integer, {comma(stored(one, 't') for one in columns)} "
-            f"FROM ONLY {qualified(self.table.name)} AS t WHERE {self.within} AND ({condition})"
-        )
+        return f"SELECT {self.number}::integer, {self.cells(columns)} {self.source} AND ({condition})"
+
+    def cursor(self) -> str:
+        """Opened before the statement: the pre-images of what this transaction will have replaced, as one array."""
+        row = f"ROW({self.number}::integer, {self.cells(self.table.restorable)})::{qualified(self.before)}"
+        rows = f"{self.source} AND t.xmax = (SELECT pg_catalog.pg_current_xact_id()::xid)"
+        return f"DECLARE {_CURSOR} NO SCROLL CURSOR WITHOUT HOLD FOR SELECT pg_catalog.array_agg({row}) {rows}"
 
 
-def capture_batch(main: Session, aux: Session, images: Images, counted: Counts, marks: Marks) -> tuple[int, int]:
-    """Append both images to the rescue; how many of each there are. The caller judges whether they are all."""
-    wanted_before, wanted_after = counted.updated + counted.deleted, counted.inserted + counted.updated
-    main.run("SAVEPOINT backout_images")
-    before, after, exact = _quick(main, aux, images, marks, wanted_after)
-    if not exact or (before, after) != (wanted_before, wanted_after):
+def capture_batch(
+    main: Session,
+    past: Past,
+    images: Images,
+    counted: Counts,
+    marks: Marks,
+    next_xid: Callable[[], int],
+    *,
+    cursor: bool,
+) -> tuple[int, int]:
+    """Append both images to the rescue; how many of each there are. The caller judges whether they are all.
+
+    `cursor`: `Images.cursor` was declared before the statement.
+    """
+    wanted = counted.updated + counted.deleted, counted.inserted + counted.updated
+    if cursor:
+        if _by_cursor(main, images, marks) == wanted:
+            return wanted
         main.run("ROLLBACK TO SAVEPOINT backout_images")
-        before, after = _general(main, aux, images, marks)
-    return before, after
+    with past.look(images.table) as aux:
+        main.run("SAVEPOINT backout_images")
+        before, after, exact = _quick(main, aux, images, marks, wanted[1])
+    if exact and (before, after) == wanted:
+        return wanted
+    main.run("ROLLBACK TO SAVEPOINT backout_images")
+    with past.look(images.table, afresh=True) as aux:
+        return _general(main, aux, images, replace(marks, next_xid=next_xid()))
+
+
+def _by_cursor(main: Session, images: Images, marks: Marks) -> tuple[int, int] | None:
+    """(pre-images, post-images); None where it did not come out. Exact for the reasons in `capture.py`, `_quick`.
+
+    A row that main still sees with our id as xmax was only locked, and would be taken for a replaced one: for that row
+    the number of the batch is divided by 0, and all of it fails.
+    """
+    ours = f"'{marks.xid % XID_SPAN}'::xid"
+    cells = f"{images.number} / (t.xmin = {ours})::integer, {images.cells(images.kept_after)}"
+    rows = f"SELECT {cells} {images.source} AND (t.xmin = {ours} OR t.xmax = {ours})"
+    before, source = qualified(images.before), "pg_catalog.unnest(images)"
+    block = (
+        f"DECLARE opened refcursor := 'backout_before'; images {before}[]; many bigint; BEGIN FETCH opened INTO images; "
+        f"INSERT INTO {before} SELECT * FROM {source}; GET DIAGNOSTICS many = ROW_COUNT; "
+        f"PERFORM pg_catalog.set_config('{_COUNT}', many::text, true); END"
+    )
+    try:
+        answers = main.run(
+            f"SAVEPOINT backout_images; INSERT INTO {qualified(images.after)} {rows}; "
+            f"DO LANGUAGE plpgsql {literal(block)}; CLOSE {_CURSOR}; "
+            f"SELECT pg_catalog.current_setting('{_COUNT}')::bigint",
+            doing=images.doing,
+        ).following  # fmt: skip
+    except (
+        DatabaseFailed
+    ):  # only locked; larger than the server's memory for one value; no plpgsql: the pipe does without
+        return None
+    return int(answers[-1].rows[0][0]), answers[0].affected
 
 
 def _quick(main: Session, aux: Session, images: Images, marks: Marks, wanted_after: int) -> tuple[int, int, bool]:

@@ -7,12 +7,16 @@ Not for: what happens in a batch (`batch.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 from backout.engines.batches import Batched, Key, Keyset, Limits, Pressure
 from backout.engines.postgres import batch_journal, catalogue
-from backout.engines.postgres.batch import SQL, Kept, PostgresBatch
+from backout.engines.postgres.batch import SQL, Kept, PostgresBatch, within
 from backout.engines.postgres.batch_capture import Images
+from backout.engines.postgres.batch_past import HORIZON_S, Past
+from backout.engines.postgres.batch_pressures import Gauge
+from backout.engines.postgres.batch_questions import Questions
+from backout.engines.postgres.batch_statistics import stale_statistics
 from backout.engines.postgres.images import batch_column
 from backout.engines.postgres.journal import LOCK_CLASS, PostgresJournal
 from backout.engines.postgres.names import comma, qualified, quoted
@@ -25,15 +29,20 @@ from backout.engines.values import (
 )
 from backout.errors import Busy, Refused
 
+#: Where the values that are kept out of line take more than this, a batch may have more of them than fits into the memory of
+#: the server: its images then go through a pipe. Rows without them take a page at the most, a batch of 20,000 some MB.
+IN_SERVER_BYTES = 64 * 2**20
+
 
 class PostgresBatches:
     """See `engines.batches.Batches`."""
 
     def __init__(self, settings: Settings, journal: PostgresJournal) -> None:
         self._settings, self._journal = settings, journal
-        self._main, self._aux = Session(settings.url, "run"), Session(settings.url, "before-images")
-        self._aux.run("SET enable_seqscan = off")  # all that it reads is found by the key
+        self._main, self._past = Session(settings.url, "run"), Past(settings)
         self._kept: Kept | None = None
+        self._questions: Questions | None = None
+        self._gauge = Gauge(journal.control)
 
     # -- before the first batch ----------------------------------------------------------------------------------------
 
@@ -93,11 +102,12 @@ class PostgresBatches:
             )  # fmt: skip
         return int(estimated)
 
-    def ghost(self, keyset: Keyset) -> None:  # noqa: ARG002 -- the protocol's
-        """See the protocol."""
-        schema = self._settings.rescue_schema
-        pid = self._main.pid  # a name that no other ghost at this moment has
-        self._kept = Kept(None, 0, TableName(schema, f"ghost_{pid}_before"), TableName(schema, f"ghost_{pid}_after"))
+    def ghost(self, keyset: Keyset) -> None:
+        """See the protocol. Its images are in temporary tables, which end with the session."""
+        kept = Kept(None, 0, TableName("pg_temp", "backout_ghost_before"), TableName("pg_temp", "backout_ghost_after"))
+        images = Images(keyset.table, keyset.after_columns, "true", 0, kept.before, kept.after)
+        self._main.run(images.make(), doing="make the rescue tables", state="untouched")
+        self._kept = kept
 
     def keep(self, run: int, keyset: Keyset, parameters: str) -> Batched:
         """See the protocol."""
@@ -157,16 +167,9 @@ class PostgresBatches:
         """See the protocol."""
         if keyset.upper is None:
             return None
-        batch = self._opened(keyset, number)
-        try:
-            found = batch.next_bound(after, keyset.upper, size)
-        except BaseException:
-            batch.rollback()
-            raise
-        if found is None:
-            batch.rollback()
-            return None
-        return batch.between(after, *found)
+        self._past.hold()
+        found = self._past.next_bound(keyset, within(keyset, "t", after, keyset.upper), size)
+        return None if found is None else self._opened(keyset, number).between(after, *found)
 
     def begin_between(self, keyset: Keyset, number: int, after: Key | None, upto: Key) -> PostgresBatch:
         """See the protocol."""
@@ -174,7 +177,14 @@ class PostgresBatches:
 
     def _opened(self, keyset: Keyset, number: int) -> PostgresBatch:
         assert self._kept is not None, "neither `ghost` nor `keep` nor `take_over` was called"
-        batch = PostgresBatch(self._settings, self._journal, self._main, self._aux, keyset, self._kept, number)
+        self._past.hold()
+        if self._questions is None:
+            self._questions = Questions(self._main, keyset.table.identifier)
+            toasted = self._main.value(query("toasted_bytes", SQL), [keyset.table.identifier])
+            self._kept = replace(self._kept, in_server=toasted <= IN_SERVER_BYTES)
+        batch = PostgresBatch(
+            self._settings, self._journal, self._main, self._past, self._questions, keyset, self._kept, number
+        )
         try:
             batch.begin()
         except BaseException:
@@ -184,27 +194,21 @@ class PostgresBatches:
 
     def pressures(self, limits: Limits) -> Sequence[Pressure]:
         """See the protocol. Asked by the journal's session, which is in no transaction."""
-        control, ours = self._journal.control, [self._main.pid, self._aux.pid, self._journal.control.pid]
-        found = []
-        replicas, hidden, lag = control.one(query("replica_lag", SQL))
-        if hidden:
-            raise Refused(
-                "throttle", "the lag of the replicas cannot be read",
-                hint="GRANT pg_monitor to the login role: a run in batches gives way to replicas",
-            )  # fmt: skip
-        if replicas:
-            found.append(Pressure("replica lag", round(lag, 1), limits.replica_lag_s, "s"))
-        oldest, visible = control.one(query("oldest_transaction", SQL), [ours])
-        if visible:
-            found.append(Pressure("oldest transaction", round(oldest, 1), limits.long_transaction_s, "s"))
-        if limits.flag_file is not None:
-            found.append(Pressure(f'flag file "{limits.flag_file}"', float(Path(limits.flag_file).exists()), 0, ""))
+        self._past.let_go(held_for_s=HORIZON_S)
+        run = self._kept.run if self._kept else None
+        found = self._gauge.read(limits, [self._main.pid, self._past.pid, self._journal.control.pid], run)
+        if any(one.too_much for one in found):
+            self._past.let_go()  # whoever waits holds nothing back
         return found
+
+    def statistics(self, keyset: Keyset, *, analyze: bool) -> str | None:
+        """See the protocol."""
+        return stale_statistics(self._main, keyset.table, analyze=analyze)
 
     def close(self) -> None:
         """See the protocol."""
-        for session in (self._main, self._aux):
-            session.close()
+        self._main.close()
+        self._past.close()
 
 
 def _unfit(table: str, reason: str, hint: str) -> Refused:

@@ -52,3 +52,31 @@ SELECT count(*), count(*) FILTER (WHERE r.state IS NULL),
                                    THEN extract(epoch FROM pg_catalog.clock_timestamp() - r.reply_time) END, 0) END),
                 0)::float8
   FROM pg_catalog.pg_stat_replication r
+
+-- name: toasted_bytes
+-- Bytes of the table's values that are kept out of line; 0 where it has no such values.
+SELECT CASE WHEN c.reltoastrelid <> 0 THEN pg_catalog.pg_relation_size(c.reltoastrelid) ELSE 0 END
+  FROM pg_catalog.pg_class c WHERE c.oid = $1::oid
+
+-- name: statistics
+-- (never analysed, rows written since, rows at that time, whether it has grown to more than twice its pages, whether this
+-- role may ANALYZE it). Tables of up to 100 pages do not matter: (false, 0, …). Manual: ANALYZE, "Notes"; MAINTAIN is new in 17.
+SELECT c.reltuples < 0 AND size.pages > 100, CASE WHEN size.pages > 100 THEN coalesce(s.n_mod_since_analyze, 0) ELSE 0 END,
+       greatest(c.reltuples, 0)::bigint, size.pages > 2 * c.relpages + 1000,
+       pg_catalog.pg_has_role(c.relowner, 'USAGE')
+         OR pg_catalog.pg_has_role((SELECT d.datdba FROM pg_catalog.pg_database d WHERE d.datname = current_database()), 'USAGE')
+  FROM pg_catalog.pg_class c
+  LEFT JOIN pg_catalog.pg_stat_all_tables s ON s.relid = c.oid
+  CROSS JOIN LATERAL (SELECT pg_catalog.pg_relation_size(c.oid)
+                             / current_setting('block_size')::bigint AS pages) size
+ WHERE c.oid = $1::oid
+
+-- name: log_end
+-- Bytes of write-ahead log that were ever written, by all sessions.
+SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')::bigint
+
+-- name: archive_backlog
+-- Bytes of complete segments that wait for the archiver; 0 where nothing is archived. Needs pg_monitor (manual 9.28.9).
+SELECT CASE WHEN current_setting('archive_mode') = 'off' THEN 0
+            ELSE (SELECT count(*) FROM pg_catalog.pg_ls_archive_statusdir() f WHERE f.name LIKE '%.ready')
+                 * pg_catalog.pg_size_bytes(current_setting('wal_segment_size')) END

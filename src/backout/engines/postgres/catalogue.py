@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from backout.engines.postgres.names import qualified, quoted
 from backout.engines.postgres.queries import query
@@ -36,10 +37,14 @@ class ForeignKey:
 
 def table_by_oid(session: Session, oid: str) -> Table | None:
     """The table as it is now; None where the oid is gone."""
-    answer = session.run(query("table"), [oid])
-    if not answer.rows:
+    return table_of(session.run(query("table"), [oid]).rows)
+
+
+def table_of(rows: Sequence[tuple[Any, ...]]) -> Table | None:
+    """The table of the answer to the query `table`."""
+    if not rows:
         return None
-    schema, name, identifier, _, _, columns, key, triggers = answer.rows[0]
+    schema, name, identifier, _, _, columns, key, triggers = rows[0]
     return Table(
         TableName(schema, name),
         identifier,

@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from backout.engines.dump import Arrival, DumpFacts, Pour, Reader
 from backout.engines.postgres.programs import available_programs
-from backout.engines.postgres.session import Session
+from backout.engines.postgres.session import Session, reached
 from backout.engines.program import Program, pour_into, reading_from
 from backout.engines.values import Settings
 from backout.errors import Refused, UsageError
@@ -116,7 +116,7 @@ class PostgresDump:
         return wanted
 
     def _program(self, tool: Tool, doing: str, options: Sequence[str], *, private: bool = False) -> Program:
-        given: dict[str, Any] = conninfo_to_dict(self._settings.url)
+        given: dict[str, Any] = conninfo_to_dict(reached(self._settings.url))
         wait = f"-c lock_timeout={round(self._settings.lock_timeout_s * 1000)}"
         variables = {"LC_ALL": "C", "PGOPTIONS": f"{os.environ.get('PGOPTIONS', '')} {wait}".strip()}
         password = given.pop("password", None)

@@ -17,8 +17,9 @@ from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
-from backout.engines.postgres import batch_journal
+from backout.engines.postgres import batch_journal, pairing
 from backout.engines.postgres.armed import disarm, leftovers
+from backout.engines.postgres.lines import drop_lines, read_lines
 from backout.engines.postgres.names import literal, qualified, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.samples import sample_rows
@@ -267,6 +268,7 @@ class PostgresJournal:
         self._control.run("BEGIN")
         try:
             self._drop_tables(run)
+            drop_lines(self._control, self._settings.rescue_schema, run)
             batch_journal.drop(self._control, run)
             self._control.run(
                 "UPDATE backout.run SET rescue_dropped_at = pg_catalog.clock_timestamp() WHERE number = $1", [run]
@@ -275,6 +277,30 @@ class PostgresJournal:
             self._control.run("ROLLBACK")
             raise
         self._control.run("COMMIT")
+
+    def transcript(self, run: int) -> Sequence[tuple[int, str, str]]:
+        """See `engines.protocol.Transcribes`."""
+        return read_lines(self._control, self._settings.rescue_schema, run)
+
+    def tell(self, run: int, told: str) -> None:
+        """See `engines.protocol.Pairs`; so the next four."""
+        pairing.tell(self._control, self._settings.rescue_schema, run, told)
+
+    def told(self, run: int) -> str | None:
+        """See `tell`."""
+        return pairing.told(self._control, self._settings.rescue_schema, run)
+
+    def watched(self, run: int, person: str) -> None:
+        """See `tell`."""
+        pairing.watched(self._control, self._settings.rescue_schema, run, person)
+
+    def watchers(self, run: int) -> Mapping[str, float]:
+        """See `tell`."""
+        return pairing.watchers(self._control, self._settings.rescue_schema, run)
+
+    def untell(self, run: int) -> None:
+        """See `tell`."""
+        pairing.untell(self._control, self._settings.rescue_schema, run)
 
     def _drop_tables(self, run: int) -> None:
         for schema, name in self._control.run(
@@ -289,7 +315,10 @@ class PostgresJournal:
 
 def hold(session: Session, run: int) -> None:
     """Show until the end of the session's transaction that the run may still commit: `settle` leaves it alone."""
-    session.run(f"SELECT pg_catalog.pg_advisory_xact_lock_shared({LOCK_CLASS}, {run})")
+    session.run(HOLD.format(run))
+
+
+HOLD = f"SELECT pg_catalog.pg_advisory_xact_lock_shared({LOCK_CLASS}, {{}})"
 
 
 def rescue_name(run: int, place: int, side: str) -> str:

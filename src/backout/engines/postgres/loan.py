@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+
+import psycopg
 
 from backout.engines.postgres.names import quoted
 from backout.engines.postgres.queries import query
@@ -33,11 +35,13 @@ class Loan:
     database: str
     parameters: Mapping[str, str]
     deferred: tuple[str, ...]
+    isolation: str
     session: Session
 
     def cancel(self) -> None:
-        """Ask the server to end the statement that it is at."""
-        self.session.connection.cancel_safe(timeout=5)
+        """Ask the server to end the statement that it is at. One that does not arrive is no error: it ends by itself."""
+        with suppress(psycopg.Error):
+            self.session.connection.cancel_safe(timeout=5)
 
 
 @contextmanager
@@ -57,10 +61,9 @@ def lend(session: Session) -> Iterator[Loan]:
     told = {name: connection.info.parameter_status(name) for name in _TOLD}
     with socket.socket(fileno=os.dup(connection.pgconn.socket)) as lent:
         lent.settimeout(0)
-        database = str(session.value("SELECT current_database()"))
-        yield Loan(
-            lent, database, {name: value for name, value in told.items() if value is not None}, deferred, session
-        )
+        database, isolation = session.one("SELECT current_database(), current_setting('transaction_isolation')")
+        known = {name: value for name, value in told.items() if value is not None}
+        yield Loan(lent, database, known, deferred, isolation, session)
 
 
 def newcomers(control: Session, own: list[int], since: float) -> tuple[str, ...]:

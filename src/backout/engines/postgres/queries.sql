@@ -298,12 +298,18 @@ SELECT DISTINCT n.nspname, k.conname
  WHERE k.condeferred ORDER BY 1, 2
 
 -- name: newcomers
--- Client sessions of our own machine in this database that are not ours ($1) and began in the last $2 seconds.
+-- Client sessions of our own machine in this database that are not ours ($1) and began in the last $2 seconds. Where the
+-- server is on our machine itself, they may come by its socket, by loopback or by its own address.
 SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), a.usename::text
   FROM pg_catalog.pg_stat_activity a
-  JOIN pg_catalog.pg_stat_activity o ON o.pid = pg_catalog.pg_backend_pid()
+  JOIN pg_catalog.pg_stat_activity o ON o.pid = pg_catalog.pg_backend_pid(),
+       LATERAL (SELECT x IS NULL OR x << inet '127.0.0.0/8' OR x = inet '::1' OR x = pg_catalog.inet_server_addr()
+                  FROM (VALUES (o.client_addr)) v(x)) ours(is_local),
+       LATERAL (SELECT x IS NULL OR x << inet '127.0.0.0/8' OR x = inet '::1' OR x = pg_catalog.inet_server_addr()
+                  FROM (VALUES (a.client_addr)) v(x)) its(is_local)
  WHERE a.backend_type = 'client backend' AND a.datname = current_database() AND a.pid <> ALL ($1::int[])
-   AND a.client_port IS NOT NULL AND a.client_addr IS NOT DISTINCT FROM o.client_addr
+   AND a.client_port IS NOT NULL
+   AND (a.client_addr IS NOT DISTINCT FROM o.client_addr OR ours.is_local AND its.is_local)
    AND a.backend_start > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $2)
    AND a.application_name NOT LIKE 'backout: %'
  ORDER BY 1

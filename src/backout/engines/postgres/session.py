@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import RawCursor, pq
+from psycopg.types.string import TextLoader
 
 from backout.engines.postgres.errors import connection_failed, translated
+from backout.engines.postgres.hosts import pinned
 from backout.errors import Interrupted
 
 _First = TypeVar("_First")
@@ -24,11 +26,15 @@ _Second = TypeVar("_Second")
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one statement; implements `engines.protocol.Result`."""
+    """The answer to one statement; implements `engines.protocol.Result`.
+
+    `following`: the answers to the statements behind it, where several went in one message (without parameters).
+    """
 
     affected: int
     columns: tuple[str, ...]
     rows: Sequence[tuple[Any, ...]]
+    following: tuple[Answer, ...] = ()
 
 
 #: Text in and out is exact and does not depend on the role's or the server's settings.
@@ -47,6 +53,7 @@ class Session:
     """A connection. `purpose` shows in pg_stat_activity, so that others can see who holds a lock."""
 
     def __init__(self, url: str, purpose: str) -> None:
+        url = reached(url)
         try:
             self.connection = psycopg.connect(
                 url,
@@ -70,13 +77,27 @@ class Session:
         """Execute one statement with `$1`-style parameters; all rows are fetched."""
         try:
             cursor = self.connection.execute(_query(text), parameters or None)
-            columns = tuple(column.name for column in cursor.description or ())
-            rows = cursor.fetchall() if columns else []
-            return Answer(max(cursor.rowcount, 0), columns, rows)
+            first, following = _answer(cursor), []
+            while cursor.nextset():
+                following.append(_answer(cursor))
+            return replace(first, following=tuple(following)) if following else first
         except psycopg.Error as error:
             raise translated(error, doing, state=state) from None
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted while trying to {doing}", state=state) from None
+
+    def run_as_text(self, text: str, *, doing: str = "ask the server") -> Answer:
+        """Execute one statement, with each value as the server prints it."""
+        try:
+            cursor = self.connection.cursor()
+            for known in cursor.adapters.types:
+                for oid in {known.oid, known.array_oid} - {0}:
+                    cursor.adapters.register_loader(oid, TextLoader)
+            return _answer(cursor.execute(_query(text)))
+        except psycopg.Error as error:
+            raise translated(error, doing) from None
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted while trying to {doing}", state="rolled back") from None
 
     def one(self, text: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...]:
         """The only row of a query."""
@@ -139,12 +160,25 @@ def pipe(source: Session, copy_out: str, target: Session, copy_in: str) -> int:
     return rows
 
 
+def reached(url: str) -> str:
+    """The URL of the one host that is used. UsageError where none of several can be connected to."""
+    try:
+        return pinned(url)
+    except psycopg.Error as error:
+        raise connection_failed(error, shown(url)) from None
+
+
 def shown(url: str) -> str:
     """The address without its password."""
     parts = urlsplit(url)
     if parts.password is None:
         return url
     return url.replace(f":{parts.password}@", ":***@", 1)
+
+
+def _answer(cursor: psycopg.Cursor[tuple[Any, ...]]) -> Answer:
+    columns = tuple(column.name for column in cursor.description or ())
+    return Answer(max(cursor.rowcount, 0), columns, cursor.fetchall() if columns else [])
 
 
 def _query(text: str) -> bytes:

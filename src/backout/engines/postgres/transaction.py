@@ -24,14 +24,17 @@ from backout.engines.postgres.armed_capture import ARMED, capture_armed, counted
 from backout.engines.postgres.arming import Arming
 from backout.engines.postgres.capture import Marks, Place, capture_table
 from backout.engines.postgres.errors import primary_message, translated
+from backout.engines.postgres.fingerprint import fingerprint
 from backout.engines.postgres.images import XID_SPAN
 from backout.engines.postgres.journal import PostgresJournal, hold, rescue_name, write_end
+from backout.engines.postgres.lines import keep_lines
 from backout.engines.postgres.loan import Loan, lend, newcomers
 from backout.engines.postgres.names import comma, literal, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.samples import sample_rows
 from backout.engines.postgres.script import ScriptConnection
 from backout.engines.postgres.session import EXACT_TEXT, Answer, Session
+from backout.engines.postgres.tracking import changes, stream
 from backout.engines.postgres.undo import revert
 from backout.engines.postgres.undo_work import Reverted
 from backout.engines.postgres.waits import watching
@@ -164,6 +167,23 @@ class PostgresTransaction:
         self._main.run("ROLLBACK TO SAVEPOINT backout_check; RELEASE SAVEPOINT backout_check")
         return answer
 
+    def stream(
+        self, query_text: str, parameters: Sequence[Any], begin: Callable[[Sequence[str]], None],
+        take: Callable[[Sequence[str | None]], None],
+    ) -> None:  # fmt: skip
+        """See `engines.protocol.Tracked`. In a savepoint that is always rolled back."""
+        self._main.run("SAVEPOINT backout_check")
+        stream(self._main, query_text, parameters, begin, take)
+        self._main.run("ROLLBACK TO SAVEPOINT backout_check; RELEASE SAVEPOINT backout_check")
+
+    def changes(
+        self, captured: CapturedTable, columns: Sequence[str],
+        take: Callable[[Sequence[str | None], Sequence[str | None] | None, Sequence[str | None] | None], None],
+    ) -> None:  # fmt: skip
+        """See `engines.protocol.Tracked`; behind `capture`."""
+        before = self._reader_of_before(captured)
+        changes(before, self._main, self._settings.rescue_schema, captured, columns, take)
+
     def script(self, guard: Callable[[str], None]) -> ScriptConnection:
         """See the protocol."""
         return ScriptConnection(self._main, guard, lambda busy: self._busy(busy.message, state=busy.state))
@@ -176,6 +196,10 @@ class PostgresTransaction:
         """Sessions of this machine that have appeared in the last seconds; asked of the journal's session."""
         control = self._journal.control
         return newcomers(control, [self._main.pid, self._aux.pid, control.pid], since_s)
+
+    def transcribe(self, run: int, lines: Sequence[tuple[int, str, str]]) -> None:
+        """See the protocol. By the journal's session, which commits each time."""
+        keep_lines(self._journal.control, self._settings.rescue_schema, run, lines)
 
     def _busy(self, message: str, *, state: str, table: str | None = None) -> Busy:
         """A lock timeout, with who is in the way as far as can be seen; asked of aux or of the journal's session."""
@@ -312,6 +336,15 @@ class PostgresTransaction:
         """See the protocol."""
         before = self._reader_of_before(captured)
         return sample_rows(before, self._main, self._settings.rescue_schema, captured, limit)
+
+    @property
+    def pairs(self) -> PostgresJournal:
+        """See `engines.protocol.Paired`."""
+        return self._journal
+
+    def fingerprint(self, captured: CapturedTable) -> str:
+        """See `engines.protocol.Paired`."""
+        return fingerprint(self._reader_of_before(captured), self._main, self._settings.rescue_schema, captured)
 
     def _reader_of_before(self, captured: CapturedTable) -> Session:
         """Who has made the pre-images, and alone sees them as long as the run is open."""

@@ -8,13 +8,16 @@ The findings are computed from values (`findings`); `observe` is the only part t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from backout.engines.postgres.images import with_ours
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.session import Session
 from backout.engines.values import Counts, SequenceMove, TableName
+
+Rows = Sequence[tuple[Any, ...]]
 
 #: Catalogues that a temporary table writes to as well; their rows are looked at one by one.
 #: Source: heap.c, `heap_create_with_catalog`; measured on 15.18, 16.14 and 18.4.
@@ -78,15 +81,30 @@ class Observed:
 
 def read_counts(main: Session) -> dict[str, tuple[TableName, str, Counts]]:
     """The server's running count of this session's row writes, per relation."""
+    return counts_of(main.run(query("counts")).rows)
+
+
+def counts_of(rows: Rows) -> dict[str, tuple[TableName, str, Counts]]:
+    """The answer to the query `counts`."""
     return {
         oid: (TableName(schema, name), kind, Counts(inserted, updated, deleted))
-        for oid, schema, name, kind, inserted, updated, deleted in main.run(query("counts")).rows
+        for oid, schema, name, kind, inserted, updated, deleted in rows
     }
 
 
 def read_sequences(main: Session) -> dict[str, Standing]:
     """Where each sequence stands, and which way it goes."""
-    return {oid: Standing(name, last, step) for oid, name, last, step in main.run(query("sequences")).rows}
+    return sequences_of(main.run(query("sequences")).rows)
+
+
+def sequences_of(rows: Rows) -> dict[str, Standing]:
+    """The answer to the query `sequences`."""
+    return {oid: Standing(name, last, step) for oid, name, last, step in rows}
+
+
+def locks_of(rows: Rows) -> tuple[HeldLock, ...]:
+    """The answer to the query `locks`."""
+    return tuple(HeldLock(oid, TableName(schema, name), kind, mode) for oid, schema, name, kind, mode in rows)
 
 
 def observe(
@@ -99,24 +117,68 @@ def observe(
     expected_tables: Collection[str],
 ) -> Observed:
     """Ask the server once for all that `findings` judges; `aux` still sees what the run has dropped."""
-    locks = tuple(
-        HeldLock(oid, TableName(schema, name), kind, mode)
-        for oid, schema, name, kind, mode in main.run(query("locks")).rows
-    )
-    counts = _delta(counts_before, read_counts(main))
-    touches_catalogue = any(name.schema == "pg_catalog" for name, _, _ in counts.values())
-    rows: tuple[str, ...] = ()
-    if touches_catalogue:
-        text = with_ours(query("catalogue_rows_of_ours"), xid, next_xid)
-        rows = tuple(str(what) for (what,) in main.run(text, [list(expected_tables)]).rows)
+    locks, after_counts = locks_of(main.run(query("locks")).rows), read_counts(main)
+    counts = _delta(counts_before, after_counts)
+    rows = catalogue_rows(main, xid, next_xid, expected_tables) if touches_catalogue(counts) else ()
     gone = [oid for (oid,) in main.run(query("vanished_locks")).rows]
     vanished = tuple(str(what) for (what,) in aux.run(query("vanished"), [gone]).rows) if gone else ()
-    after = read_sequences(main)
-    moves = _moves(sequences_before, after)
-    track_counts, role, now = main.one(
-        "SELECT current_setting('track_counts')::boolean, current_setting('session_replication_role'), "
-        "pg_catalog.pg_current_xact_id_if_assigned()::text::bigint"
-    )
+    after, settings = read_sequences(main), main.one(SETTINGS)
+    return _observed(locks, counts, (sequences_before, after), rows, vanished, settings, xid)
+
+
+#: What the proof relies on, and the transaction that is open now.
+SETTINGS = (
+    "SELECT current_setting('track_counts')::boolean, current_setting('session_replication_role'), "
+    "pg_catalog.pg_current_xact_id_if_assigned()::text::bigint"
+)
+
+
+@dataclass(frozen=True)
+class Standings:
+    """What was true when a transaction, or a batch, began."""
+
+    counts: Mapping[str, tuple[TableName, str, Counts]]
+    sequences: Mapping[str, Standing]
+
+
+def compared(
+    before: Standings,
+    now: Standings,
+    locks: tuple[HeldLock, ...],
+    settings: tuple[Any, ...],
+    xid: int,
+    rows: Callable[[], tuple[str, ...]],
+    vanished: tuple[str, ...],
+) -> Observed:
+    """`observe`, of answers that came together. `rows`: the catalogue's rows of ours, asked for where it was written."""
+    counts = _delta(before.counts, now.counts)
+    written = rows() if touches_catalogue(counts) else ()
+    return _observed(locks, counts, (before.sequences, now.sequences), written, vanished, settings, xid)
+
+
+def touches_catalogue(counts: Mapping[str, tuple[TableName, str, Counts]]) -> bool:
+    """Whether rows of the catalogue were written, by a temporary table or by DDL."""
+    return any(name.schema == "pg_catalog" for name, _, _ in counts.values())
+
+
+def catalogue_rows(main: Session, xid: int, next_xid: int, expected_tables: Collection[str]) -> tuple[str, ...]:
+    """Rows of the catalogue that the transaction wrote for objects that are not temporary."""
+    text = with_ours(query("catalogue_rows_of_ours"), xid, next_xid)
+    return tuple(str(what) for (what,) in main.run(text, [list(expected_tables)]).rows)
+
+
+def _observed(
+    locks: tuple[HeldLock, ...],
+    counts: Mapping[str, tuple[TableName, str, Counts]],
+    sequences: tuple[Mapping[str, Standing], Mapping[str, Standing]],
+    rows: tuple[str, ...],
+    vanished: tuple[str, ...],
+    settings: tuple[Any, ...],
+    xid: int,
+) -> Observed:
+    before, after = sequences
+    moves = _moves(before, after)
+    track_counts, role, now = settings
     backwards = tuple(move for oid, move in moves.items() if _went_back(move, after[oid].step))
     return Observed(locks, counts, tuple(moves.values()), backwards, rows, vanished, track_counts, role, now == xid)
 
