@@ -55,49 +55,42 @@ setup_python() {
     echo "$wanted" >$stamp
 }
 
+from_debian() { # what it is called here, what it is for, package…
+    local what=$1 purpose=$2 missing=build/no-$1
+    shift 2
+    if ! may_apt_install; then
+        say "no $what here and no right to install it: the tests say what they leave out"
+        return
+    fi
+    if [ -e "$missing" ]; then
+        return
+    fi
+    say "installing Debian's $what, $purpose"
+    # RUNLEVEL=1: no server of a package's own is started; the tests start theirs, on data of their own. Where an init
+    # system starts it all the same, it is not ours to stop: the tests use a free port.
+    if ! { update_once && RUNLEVEL=1 apt_install "$@"; }; then
+        say "$what cannot be had here: the tests say what they leave out (make clean, to try again)"
+        mkdir -p build
+        touch "$missing"
+    fi
+}
+
+UPDATED=
+update_once() {
+    [ -n "$UPDATED" ] || apt-get -q update >&2
+    UPDATED=yes
+}
+
 setup_servers() {
-    setup_postgresql
-    setup_mariadb
-}
-
-setup_mariadb() {
-    if command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ]; then
-        return
-    fi
-    if ! may_apt_install; then
-        say "no MariaDB here and no right to install it: the tests say what they leave out"
-        return
-    fi
-    if [ -e build/no-mariadb ]; then
-        return
-    fi
-    say "installing Debian's MariaDB for the tests (its own server is not started)"
-    # RUNLEVEL=1: as below. Where an init system starts it all the same, it is not ours to stop: the tests use a free port.
-    if ! { apt-get -q update >&2 && RUNLEVEL=1 apt_install mariadb-server; }; then
-        say "MariaDB cannot be had here: the tests say what they leave out (make clean, to try again)"
-        mkdir -p build
-        touch build/no-mariadb
-    fi
-}
-
-setup_postgresql() {
-    if [ -x /usr/lib/postgresql/15/bin/postgres ]; then
-        return
-    fi
-    if ! may_apt_install; then
-        say "no PostgreSQL 15 here and no right to install it: the tests say what they leave out"
-        return
-    fi
-    if [ -e build/no-postgresql-15 ]; then
-        return
-    fi
-    say "installing Debian's PostgreSQL 15 for the tests (its own cluster is not started)"
-    # RUNLEVEL=1: no server of the package's own is started; the tests start theirs, on data of their own.
-    if ! { apt-get -q update >&2 && RUNLEVEL=1 apt_install postgresql-15; }; then
-        say "PostgreSQL 15 cannot be had here: the tests say what they leave out (make clean, to try again)"
-        mkdir -p build
-        touch build/no-postgresql-15
-    fi
+    local debian_15=/usr/lib/postgresql/15/bin/postgres rails
+    rails='require "rails"; require "active_record"; require "action_mailer"; require "pg"; require "rake"'
+    [ -x $debian_15 ] || from_debian postgresql-15 "a server for the tests" postgresql-15
+    [ ! -x $debian_15 ] || [ -e /usr/share/postgresql/15/extension/pgtap.control ] ||
+        from_debian pgtap "for changes that carry pgTAP tests" postgresql-15-pgtap
+    command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ] ||
+        from_debian mariadb "a server for the tests" mariadb-server
+    ruby -e "$rails" 2>/dev/null ||
+        from_debian rails "a client in the tests" ruby-railties ruby-activerecord ruby-actionmailer ruby-pg rake
 }
 
 case "${1:-}" in

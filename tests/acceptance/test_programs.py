@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from backout import Project
+from backout.endpoint.child import why_not_closed
 from backout.engines.values import RunState
 from backout.errors import InvalidFile, Refused, RolledBack
 from servers import PostgresDatabase
@@ -85,6 +86,7 @@ def test_program_writes_are_captured_proven_and_undone(programs: Programs) -> No
         "public.patient": (5, 1),
         "public.note": (0, 1),
     }
+    assert {one.table: one.named_in_change for one in run.tables} == {"public.patient": True, "public.note": False}
     assert programs.database.execute("SELECT count(*) FROM patient WHERE phone LIKE '% %'") == [(0,)]
 
     project.undo(run.identifier, ask=yes)
@@ -270,20 +272,146 @@ def test_program_that_never_connects_fails_the_run(programs: Programs) -> None:
     assert '"sh" never connected to the endpoint' in caught.value.message
 
 
+PAST = """
+    import subprocess, sys
+    past = "import psycopg, time; c = psycopg.connect('{url}'); print(flush=True); time.sleep({seconds})"
+    child = subprocess.Popen([sys.executable, "-c", past], stdout=subprocess.PIPE, start_new_session=True)
+    said = child.stdout.readline()
+    """
+
+
 def test_program_that_goes_past_the_endpoint_is_noticed(programs: Programs) -> None:
-    programs.python(f"""
-        import subprocess, sys
-        past = "import psycopg, time; c = psycopg.connect({programs.database.login_url}); print(flush=True); time.sleep(9)"
-        child = subprocess.Popen([sys.executable, "-c", past.replace("connect(", "connect('").replace("); p", "'); p")],
-                                 stdout=subprocess.PIPE, start_new_session=True)
-        child.stdout.readline()
-        """)
+    past = PAST.format(url=programs.database.login_url.strip("'"), seconds=9)
+    programs.python(past, more='# network = "open"\n')
     project = programs.project
 
     with pytest.raises(RolledBack) as caught:
         project.run(project.change("mend"), "staging", ask=yes)
 
     assert "may have written outside of the guard" in caught.value.message
+
+
+def test_a_session_past_the_endpoint_is_noticed_while_it_lasts(programs: Programs) -> None:
+    """The program itself goes on until it is ended: at its end nothing of the session would be left to see."""
+    past = PAST.format(url=programs.database.login_url.strip("'"), seconds=2)
+    programs.python(past + "child.wait()\n    import time; time.sleep(60)\n", more='# network = "open"\n')
+    project = programs.project
+
+    with pytest.raises(RolledBack) as caught:
+        project.run(project.change("mend"), "staging", ask=yes)
+
+    assert "may have written outside of the guard" in caught.value.message
+
+
+needs_closed_network = pytest.mark.skipif(why_not_closed() is not None, reason=f"NOT TESTED: {why_not_closed()}")
+
+
+@needs_closed_network
+def test_program_reaches_nothing_but_the_endpoint(programs: Programs) -> None:
+    past = PAST.format(url=programs.database.login_url.strip("'"), seconds=9)
+    programs.python(
+        past
+        + """assert said == b'', said
+    connection.execute('DELETE FROM note WHERE id = 5')
+    connection.commit()
+    """
+    )
+    project = programs.project
+
+    run = project.run(project.change("mend"), "staging", ask=yes)
+
+    assert [(one.table, one.deleted) for one in run.tables] == [("public.note", 1)]
+
+
+@needs_closed_network
+def test_program_that_is_not_there_is_said_in_a_closed_network_as_well(programs: Programs) -> None:
+    programs.shell("true\n")
+    path = programs.folder / "changes" / "mend.sh"
+    path.write_text(path.read_text().replace('"sh"', '"no-such-program"'))
+    project = programs.project
+
+    with pytest.raises(RolledBack) as caught:
+        project.ghost(project.change("mend"), "staging", ask=yes)
+
+    assert caught.value.message == 'unable to start "no-such-program": no such file or directory'
+
+
+def test_ghost_run_that_would_send_mail_is_refused(programs: Programs) -> None:
+    with (programs.folder / "backout.toml").open("a") as file:
+        file.write('outbound = "real"\n')
+    programs.project = project = Project.find(start=programs.folder)
+    programs.python("connection.execute('SELECT 1')\n", more='# network = "open"\n')
+
+    with pytest.raises(Refused) as caught:
+        project.ghost(project.change("mend"), "staging", ask=yes)
+
+    assert caught.value.message == (
+        '"mend" could tell other systems what a ghost run rolls back: outbound is "real" on "staging", and the change '
+        'says network = "open"'
+    )
+    programs.python("connection.execute('SELECT 1')\n", more='# network = "open"\n# outbound = "handled"\n')
+    assert project.ghost(project.change("mend"), "staging", ask=yes).state == "untouched"
+
+
+@needs_closed_network
+def test_ghost_run_in_a_closed_network_sends_no_mail(programs: Programs) -> None:
+    with (programs.folder / "backout.toml").open("a") as file:
+        file.write('outbound = "real"\n')
+    programs.project = project = Project.find(start=programs.folder)
+    programs.python("connection.execute('SELECT 1')\n")
+
+    assert project.ghost(project.change("mend"), "staging", ask=yes).state == "untouched"
+
+
+@pytest.mark.parametrize(
+    ("limit", "body", "said"),
+    [
+        ('total = "1 s"', "import time; time.sleep(60)", "it took longer than 1 s"),
+        ('idle = "1 s"', "import time; time.sleep(60)", "it was idle, with the transaction open, for longer than 1 s"),
+        ('statement = "1 s"', "connection.execute('SELECT pg_sleep(60)')", "one statement took longer than 1 s"),
+    ],
+)
+def test_program_that_takes_too_long_is_ended(programs: Programs, limit: str, body: str, said: str) -> None:
+    programs.python(
+        f"connection.execute(\"UPDATE patient SET name = 'half'\"); connection.commit()\n{body}\n",
+        more=f"# limits = {{{limit}}}\n",
+    )
+    start = programs.rows()
+    project = programs.project
+
+    with pytest.raises(RolledBack) as caught:
+        project.run(project.change("mend"), "staging", ask=yes)
+
+    assert caught.value.message.endswith(f"was ended: {said}")
+    assert programs.rows() == start
+
+
+def test_limits_of_the_environment_hold_where_the_change_has_none(programs: Programs) -> None:
+    with (programs.folder / "backout.toml").open("a") as file:
+        file.write('program_idle = "1 s"\n')
+    programs.project = project = Project.find(start=programs.folder)
+    programs.python("import time; time.sleep(60)\n")
+
+    with pytest.raises(RolledBack, match="idle"):
+        project.run(project.change("mend"), "staging", ask=yes)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('network = "closed"', 'key "network" may not be "closed"'),
+        ('outbound = "real"', 'key "outbound" may not be "real"'),
+        ("limits = {long = 5}", '"limits" has an unknown key "long"'),
+        ('limits = {total = "soon"}', '"total" is not a length of time'),
+    ],
+)
+def test_metadata_of_a_program_that_is_mistyped_is_an_error(programs: Programs, written: str, said: str) -> None:
+    programs.python("pass\n", more=f"# {written}\n")
+
+    with pytest.raises(InvalidFile) as caught:
+        programs.project.change("mend")
+
+    assert said in caught.value.message
 
 
 def test_passwords_of_our_own_environment_do_not_reach_the_program(

@@ -6,8 +6,8 @@ import os
 import random
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -15,9 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backout.endpoint.frames import Malformed, Stream, message
-from backout.endpoint.server import Endpoint
-from backout.engines.postgres.loan import lend
-from backout.engines.postgres.session import Session
+from endpoints import supervised
 from properties.driving import SEED
 from servers import PostgresDatabase
 
@@ -41,28 +39,6 @@ def test_any_bytes_are_cut_into_messages_or_are_an_error(data: bytes, step: int)
         return
     assert taken + stream.waiting == len(data)
     assert stream.waiting <= 1005
-
-
-@contextmanager
-def supervised(database: PostgresDatabase) -> Iterator[tuple[Session, Endpoint]]:
-    """An endpoint on a transaction that has written one row."""
-    database.as_application("CREATE TABLE t (id integer)")
-    session = Session(database.application_url, "fuzz")
-    session.run("BEGIN")
-    session.run("INSERT INTO t VALUES (0)")
-    try:
-        with lend(session) as loan:
-            endpoint = Endpoint(
-                loan.socket, user="u", database=loan.database, parameters=loan.parameters, deferred=loan.deferred,
-                cancel=loan.cancel, wait_s=5,
-            )  # fmt: skip
-            with endpoint:
-                yield session, endpoint
-        assert session.in_transaction
-        assert session.value("SELECT count(*) FROM t WHERE id = 0") == 1
-        assert database.execute("SELECT count(*) FROM t") == [(0,)]
-    finally:
-        session.close()
 
 
 def scribble(source: random.Random) -> bytes:
@@ -162,3 +138,64 @@ def test_a_client_that_reads_slowly_costs_no_memory(postgres18: PostgresDatabase
             time.sleep(1)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB
         client.pgconn.finish()
+
+
+def take_turns(url: str, client: int, rounds: int) -> None:
+    """One of several clients: it asks, writes, copies, fails and rolls back, and each answer must be its own."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SELECT set_config('my.client', %s, false)", (str(client),))
+        for number in range(rounds):
+            mine = client * 100_000 + number * 10
+            asked = connection.execute("SELECT %s::int, current_setting('my.client')", (mine,)).fetchone()
+            assert asked == (mine, str(client))
+            connection.execute("INSERT INTO t VALUES (%s)", (mine,))
+            with connection.cursor() as cursor, cursor.copy("COPY t FROM STDIN") as copy:
+                copy.write_row((mine + 1,))
+            with suppress(psycopg.errors.DivisionByZero), connection.transaction():
+                connection.execute("INSERT INTO t VALUES (%s)", (mine + 2,))
+                connection.execute("SELECT 1/0")
+            with connection.transaction(), connection.pipeline():
+                connection.execute("INSERT INTO t VALUES (%s)", (mine + 3,))
+                connection.execute("INSERT INTO t VALUES (%s)", (mine + 4,))
+
+
+def test_clients_that_take_turns_get_their_own_answers(postgres18: PostgresDatabase) -> None:
+    clients, rounds = 6, 25
+    with supervised(postgres18) as (session, endpoint):
+        with ThreadPoolExecutor(clients) as threads:
+            for done in [threads.submit(take_turns, endpoint.url, one, rounds) for one in range(1, clients + 1)]:
+                done.result()
+        endpoint.close()
+        assert endpoint.record.problems == []
+        kept = {row[0] for row in session.run("SELECT id FROM t").rows}
+    mine = {client * 100_000 + number * 10 for client in range(1, clients + 1) for number in range(rounds)}
+    assert kept == {0} | {one + more for one in mine for more in (0, 1, 3, 4)}
+
+
+def test_a_server_that_ends_the_session_ends_the_run(postgres18: PostgresDatabase) -> None:
+    with supervised(postgres18) as (session, endpoint):
+        client, waiting = psycopg.connect(endpoint.url, autocommit=True), psycopg.connect(endpoint.url)
+        client.execute("INSERT INTO t VALUES (1)")
+        postgres18.execute("SELECT pg_terminate_backend(%s)", [session.pid])
+        for one in (client, waiting):
+            with pytest.raises(psycopg.OperationalError):
+                one.execute("INSERT INTO t VALUES (2)")
+        endpoint.close()
+        assert "the session was lost" in endpoint.record.problems[0]
+        session.close()
+
+
+def test_a_client_that_sends_more_than_the_server_takes_costs_no_memory(postgres18: PostgresDatabase) -> None:
+    """The client is not read on while the server does not take what is there, nor is its COPY kept as a whole."""
+    import resource
+
+    with supervised(postgres18) as (_, endpoint), psycopg.connect(endpoint.url, autocommit=True) as client:
+        client.execute("CREATE TEMP TABLE wide (text text)")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        block = ("x" * 999 + "\n") * 1000
+        with client.cursor() as cursor, cursor.copy("COPY wide FROM STDIN") as copy:
+            for _ in range(200):  # 200 MB
+                copy.write(block)
+        assert client.execute("SELECT count(*) FROM wide").fetchone() == (200_000,)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB
+        endpoint.transcript.flush()

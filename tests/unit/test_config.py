@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backout.change.durations import parse_duration
 from backout.cli.configuration import KEYS
 from backout.engines.values import Settings, TableName
 from backout.errors import BackoutError
@@ -15,7 +16,7 @@ from backout.project.config import Config, Environment, database_name, shown_url
 from backout.project.config_file import ENVIRONMENT_KEYS, PROJECT_KEYS, load_config, parse_config
 from backout.project.config_template import TEMPLATE
 from backout.project.people_file import PERSON_KEYS
-from backout.project.toml_table import parse_duration, parse_size
+from backout.project.toml_table import parse_size
 
 FILE = Path("/project/backout.toml")
 FULL = """
@@ -149,6 +150,17 @@ def test_a_table_has_its_own_bookkeeping_instead_of_the_projects() -> None:
         (
             '[environments.dev]\nurl = "sqlite:a.db"\nsuperuser = true\n',
             '3:1: key "superuser" may not be true\nstate: untouched\nhint: known are: allow, refuse',
+        ),
+        (
+            '[environments.dev]\nurl = "sqlite:a.db"\nanalyze = 1\n',
+            '3:1: key "analyze" may not be 1\nstate: untouched\nhint: write true or false',
+        ),
+        (
+            '[environments.dev]\nurl = "sqlite:a.db"\nquiet_hours = ["at noon"]\n',
+            (
+                '3:1: key "quiet_hours" may not hold "at noon"\nstate: untouched\n'
+                'hint: write days, hours and a time zone: quiet_hours = ["Mon-Thu 09:00-17:00 Europe/Berlin"]'
+            ),
         ),
         (
             '[environments.dev]\nurl = "sqlite:a.db"\nmin_proof = "exakt"\n',

@@ -99,3 +99,17 @@ def test_allowed_signers_are_read_as_ssh_reads_them(tmp_path: Path) -> None:
         (("bob smith@example.org",), 3),
     ]
     assert read_allowed_signers(tmp_path / "none") == ()
+
+
+def test_more_to_attest_than_there_are_people_is_wrong(tmp_path: Path) -> None:
+    text = f'[project]\nstatements = "files"\n{PEOPLE}{PRODUCTION}{STRICT}attest = 4\n'
+    assert advice(tmp_path, text)["wrong"] == ['"production" wants 4 people to attest a run, and [people] has 3']
+    assert advice(tmp_path, text.replace("attest = 4", "attest = 3"))["wrong"] == []
+
+
+def test_a_url_that_the_policys_hosts_refuse_is_wrong(tmp_path: Path) -> None:
+    text = '[environments.live]\nurl = "postgresql://${NOBODY_SETS_THIS}@db1,db2/clinic"\nhosts = ["db1"]\n'
+    assert advice(tmp_path, text)["wrong"] == []  # a secret is missing: nothing is known
+    text = text.replace("${NOBODY_SETS_THIS}@", "")
+    assert advice(tmp_path, text)["wrong"] == ['the url of "live" has host "db2", which is not in its `hosts`']
+    assert advice(tmp_path, text.replace('["db1"]', '["db1", "DB2"]'))["wrong"] == []

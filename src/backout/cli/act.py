@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     "--undo", is_flag=True, help="Take it back inside the same transaction, too, and compare: is the way back proven?"
 )
 @SUBSET
+@KEY
 @ROWS
 @REVEAL
 @CONFIG
@@ -60,6 +61,7 @@ def ghost(
     *,
     undo: bool,
     subset: str | None,
+    key: Path | None,
     rows: int,
     reveal: bool,
     config: Path | None,
@@ -71,14 +73,14 @@ def ghost(
     from backout.runs.as_json import PROVEN
 
     require_no_json(reveal=reveal, json_=json_)
-    talk, project = _begin(config, yes=yes, allow_superuser=allow_superuser)
+    talk, project = _begin(config, yes=yes, allow_superuser=allow_superuser, key=key)
     with talk.waiting():
         report = project.ghost(
             project.change(change), on, parameters=param, undo=undo, subset=subset, rows=rows, reveal=reveal, ask=talk.ask,
             progress=talk.progress,
         )  # fmt: skip
     limits = ("--subset", "…" if report.data == "phi" else subset) if subset else ()  # it may hold a value
-    _show(report, rows=rows, json_=json_, next_command=_command("run", change, on, config, param, flags=limits))
+    show_report(report, rows=rows, json_=json_, next_command=_command("run", change, on, config, param, flags=limits))
     if report.way_back not in (None, PROVEN):
         raise SystemExit(RolledBack.exit_status)
 
@@ -92,6 +94,7 @@ def ghost(
 @on_option(required=True)
 @PARAM
 @SUBSET
+@click.option("--again", metavar="WHY", help="Run it once more where it has run already; why is kept with the run.")
 @EMERGENCY
 @WHY_EMERGENCY
 @KEY
@@ -107,6 +110,7 @@ def run(
     param: Mapping[str, str],
     *,
     subset: str | None,
+    again: str | None,
     emergency: bool,
     why: str | None,
     key: Path | None,
@@ -127,9 +131,42 @@ def run(
     with talk.waiting():
         report = project.run(
             project.change(change), on, parameters=param, subset=subset, rows=rows, reveal=reveal,
-            emergency=_reason(why, emergency=emergency), ask=talk.ask, progress=talk.progress,
+            emergency=reason_of(why, emergency=emergency), again=again, ask=talk.ask, progress=talk.progress,
         )  # fmt: skip
-    _show(report, rows=rows, json_=json_, next_command=_command("undo", report.identifier, on, config))
+    show_report(report, rows=rows, json_=json_, next_command=_command("undo", report.identifier, on, config))
+
+
+@verb("replay", example="backout replay staging-12 --on production\nbackout replay 12 --of staging --on test --exact")
+@click.argument("run", metavar="RUN")
+@on_option(required=True)
+@click.option("--of", metavar="ENV", help="The environment of the recorded run, if RUN is a number alone.")
+@click.option("--exact", is_flag=True, help="Roll back where a statement does something else than it did.")
+@ROWS
+@CONFIG
+@SUPERUSER
+@YES
+@JSON
+def replay(
+    run: str,
+    on: str,
+    *,
+    of: str | None,
+    exact: bool,
+    rows: int,
+    config: Path | None,
+    allow_superuser: bool,
+    yes: bool,
+    json_: bool,
+) -> None:
+    """Run the very statements of a program's run on another environment.
+
+    It is a run of its own, captured and proven, and can be undone. Statements that affect another number of rows than
+    they did when they were recorded are reported.
+    """
+    talk, project = _begin(config, yes=yes, allow_superuser=allow_superuser)
+    with talk.waiting():
+        report = project.replay(run, on, of=of, exact=exact, rows=rows, ask=talk.ask, progress=talk.progress)
+    show_report(report, rows=rows, json_=json_, next_command=_command("undo", report.identifier, on, config))
 
 
 @verb("undo", example="backout undo production-41\nbackout undo 41 --on production --overwrite 1,3")
@@ -162,7 +199,7 @@ def undo(
         with talk.waiting():
             return project.undo(
                 run, on, partial=partial, overwrite=overwrite, batch=batch, ghost=ghost, rows=rows,
-                emergency=_reason(why, emergency=emergency), ask=talk.ask, progress=talk.progress,
+                emergency=reason_of(why, emergency=emergency), ask=talk.ask, progress=talk.progress,
             )  # fmt: skip
 
     try:
@@ -175,7 +212,7 @@ def undo(
     verb_, name, extra = ("undo", run, _flags(partial, overwrite, batch)) if ghost else ("show", report.identifier, ())
     if report.conflicts:
         verb_, name, extra = "undo", run, _flags(False, frozenset(), batch)  # it numbers them anew, for --overwrite
-    _show(report, rows=rows, json_=json_, next_command=_command(verb_, name, on, config, flags=extra))
+    show_report(report, rows=rows, json_=json_, next_command=_command(verb_, name, on, config, flags=extra))
     if report.conflicts:
         raise SystemExit(Conflicts.exit_status)
 
@@ -194,7 +231,7 @@ def _offer_the_rest(found: Conflicts, talk: Conversation) -> None:
     talk.assume("undo")
 
 
-def _reason(why: str | None, *, emergency: bool) -> str | None:
+def reason_of(why: str | None, *, emergency: bool) -> str | None:
     """What an emergency is about; None for an ordinary run."""
     if why is not None and not emergency:
         raise UsageError("--why is for --emergency", hint="leave it out, or add --emergency")
@@ -212,7 +249,8 @@ def _begin(
     return Conversation(yes=yes), Project.find(config, allow_superuser=allow_superuser, key=key)
 
 
-def _show(report: RunReport, *, rows: int, json_: bool, next_command: str) -> None:
+def show_report(report: RunReport, *, rows: int, json_: bool, next_command: str) -> None:
+    """Print how a run went, for a person or for a program."""
     from backout.cli.screen import show, show_json
     from backout.runs.as_json import report_as_json
 

@@ -13,10 +13,11 @@ from backout.errors import UsageError
 SECTIONS = {
     "write": ("demo", "init", "new", "check", "doctor"),
     "try": ("ghost", "rehearse"),
-    "act": ("run", "undo", "resume", "pause", "cancel"),
+    "act": ("run", "session", "replay", "undo", "resume", "pause", "cancel"),
     "look": ("status", "show", "log", "report", "audit"),
     "people": (
         "submit",
+        "export",
         "approve",
         "reject",
         "consent",
@@ -27,6 +28,8 @@ SECTIONS = {
         "claim",
         "release",
         "attest",
+        "agree",
+        "watch",
     ),
     "keep": ("backup", "backups", "restore", "retain", "clean"),
     "others": (

@@ -5,7 +5,8 @@ Not for: runs of this moment (`bill`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -15,28 +16,37 @@ from backout.cli.bill import columns, many, seconds, section, when
 from backout.cli.rows import diff
 from backout.cli.screen import plain, shortened
 from backout.engines.values import RunRecord, RunState
+from backout.gates.attestation import Validation
 from backout.runs.report import TableReport
 
+NOBODY_LOOKS: Mapping[int, Validation] = MappingProxyType({})
 _STYLES = {RunState.COMMITTED: "green", RunState.ROLLED_BACK: "yellow", RunState.UNKNOWN: "red"}
 
 
-def runs(records: Sequence[RunRecord]) -> Iterator[RenderableType]:
-    """Yield the list, the newest first."""
+def runs(
+    records: Sequence[RunRecord], validations: Mapping[int, Validation] = NOBODY_LOOKS
+) -> Iterator[RenderableType]:
+    """Yield the list, the newest first; `validations` are those of runs that people have to look at, by number."""
     if not records:
         yield Text("no runs yet")
         return
-    listed = columns("run", "kind", "outcome", "started", "took", "by", "change", "way back until", right=("took",))
+    more = ("validated",) if validations else ()
+    headings = ("run", "kind", "outcome", "started", "took", "by", "change", "way back until", *more)
+    listed = columns(*headings, right=("took",))
     for record in records:
         start = record.start
         kind = f"undo of {start.undo_of}" if start.undo_of is not None else start.mode.value
         listed.add_row(
             plain(record.identifier), kind, outcome(record), when(record.started_at), took(record),
             shortened(plain(start.operator), 16), shortened(plain(start.change), 32), way_back(record),
+            *((_validated(validations.get(record.number)),) if more else ()),
         )  # fmt: skip
     yield listed
 
 
-def run(record: RunRecord, tables: Sequence[TableReport], *, rows: int) -> Iterator[RenderableType]:
+def run(
+    record: RunRecord, tables: Sequence[TableReport], validation: Validation | None = None, *, rows: int
+) -> Iterator[RenderableType]:
     """Yield one run in full: who, when, how it ended, what it wrote, and until when it can be undone."""
     start = record.start
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -48,6 +58,8 @@ def run(record: RunRecord, tables: Sequence[TableReport], *, rows: int) -> Itera
     grid.add_row("by", plain(start.operator))
     grid.add_row("started", f"{when(record.started_at)}, took {took(record)}")
     grid.add_row("way back", way_back(record))
+    if validation is not None:
+        grid.add_row("validated", _validated(validation))
     if record.batches:
         grid.add_row("batches", f"{record.batches:,} committed")
     if record.open_conflicts:
@@ -60,6 +72,11 @@ def run(record: RunRecord, tables: Sequence[TableReport], *, rows: int) -> Itera
 def outcome(record: RunRecord) -> Text:
     """Return how the run ended."""
     return Text(record.state.value, style=_STYLES.get(record.state, ""))
+
+
+def _validated(one: Validation | None) -> Text:
+    """Return whether people have looked at the application; nothing where nobody has to."""
+    return Text("-") if one is None else Text(plain(one.text), style="" if one.is_validated else "yellow")
 
 
 def took(record: RunRecord) -> str:

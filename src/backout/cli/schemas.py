@@ -82,6 +82,10 @@ RUN = _object(
     way_back=_or_null(_TEXT),
     net_change=_or_null(_ANY_OBJECT),
     subset=_or_null(_TEXT),
+    again=_or_null(_TEXT),
+    tracking=_list(_object(step=_TEXT, title=_TEXT, rows=_WHOLE, file=_or_null(_TEXT), sha256=_or_null(_TEXT))),
+    transcript=_or_null(_object(statements=_WHOLE, sha256=_TEXT)),
+    agreement=_or_null(_object(sha256=_TEXT, people=_list(_TEXT), statements=_list(_TEXT))),
     rescue_bytes=_or_null(_WHOLE),
     log_bytes=_or_null(_WHOLE),
     duration_s=_NUMBER,
@@ -109,8 +113,9 @@ REHEARSAL = _object(
     undo=_A_RUN, compared=_ANY_OBJECT, reapplied=_or_null(_A_RUN), certificate=_or_null(_CERTIFICATE),
     why_no_certificate=_or_null(_TEXT),
 )  # fmt: skip
+VALIDATION = _or_null(_object(validated=_BOOL, wanted=_WHOLE, people=_list(_TEXT), text=_TEXT))
 _RECORD = _object(
-    ("tables",),
+    ("tables", "validation"),
     **_WHAT,
     mode=_one_of(Mode),
     operator=_TEXT,
@@ -137,6 +142,7 @@ _RECORD = _object(
     ),
     report=_ANY_OBJECT,
     tables=_list(_TABLE),
+    validation=VALIDATION,
 )
 _FINDING = _object(rule=_TEXT, level=_one_of(Level), message=_TEXT, hint=_or_null(_TEXT), line=_WHOLE, column=_WHOLE)
 _VERDICT = _object(
@@ -157,13 +163,15 @@ OWN_TESTS = _object(
     checks=_list(_object(title=_TEXT, passed=_BOOL, line=_WHOLE, detail=_TEXT)), undo=_or_null(_A_RUN),
     compared=_or_null(_ANY_OBJECT), problems=_list(_PROBLEM),
 )  # fmt: skip
+_TABLE_ROWS = _object(table=_TEXT, inserted=_WHOLE, updated=_WHOLE, deleted=_WHOLE)
 
 #: file's stem -> (what prints it, its schema)
 SCHEMAS: dict[str, tuple[str, Schema]] = {
-    "run": ("`ghost`, `run` and `undo`, also when they fail after the run has begun", RUN),
+    "run": ("`ghost`, `run`, `session` and `undo`, also when they fail after the run has begun", RUN),
     "rehearse": ("`rehearse`", REHEARSAL),
     "error": ("every verb that fails before a run has begun", _object(error=_ERROR)),
-    "show": ("`show`", _RECORD),
+    "show": ("`show` of a run", _RECORD),
+    "text": ("`show` of a change", _object(change=_TEXT, digest=_TEXT, text=_TEXT)),
     "log": ("`log`", _object(runs=_list(_RECORD))),
     "clean": (
         "`clean`",
@@ -241,7 +249,7 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {
     ),
     "restore": ("`restore`", _object(restored=BACKUP, to=_TEXT, note=_or_null(_TEXT))),
     "statement": (
-        "`submit`, `approve`, `reject`, `consent`, `object`, `withdraw`, `overrule`, `claim`, `release` and `attest`",
+        "`submit`, `approve`, `reject`, `consent`, `object`, `withdraw`, `overrule`, `claim`, `release`, `attest` and `agree`",
         _object(
             statement=_TEXT,
             kind=_one_of(Kind),
@@ -270,6 +278,8 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {
             next=_TEXT,
             who=_TEXT,
             earliest=_or_null(_TIME),
+            run=_or_null(_TEXT),
+            validation=VALIDATION,
         ),
     ),
     "audit": (
@@ -283,6 +293,51 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {
             problems=_list(_object(entry=_or_null(_WHOLE), text=_TEXT)),
             notes=_list(_TEXT),
             seconds=_NUMBER,
+        ),
+    ),
+    "export": (
+        "`export`",
+        _object(
+            change=_TEXT,
+            title=_TEXT,
+            digest=_TEXT,
+            is_private=_BOOL,
+            data=_TEXT,
+            project=_or_null(_TEXT),
+            documents={"type": "object", "additionalProperties": _TEXT},
+            said=_list(
+                _object(
+                    kind=_one_of(Kind),
+                    person=_TEXT,
+                    at=_TIME,
+                    environment=_TEXT,
+                    signed=_BOOL,
+                    approval=_or_null(_TEXT),
+                    run=_or_null(_TEXT),
+                )
+            ),
+            ignored=_WHOLE,
+            certificates=_list(
+                _object(environment=_TEXT, person=_TEXT, run=_TEXT, at=_TIME, way=_TEXT, tables=_list(_TABLE_ROWS))
+            ),
+            runs=_list(
+                _object(
+                    run=_TEXT,
+                    environment=_TEXT,
+                    mode=_one_of(Mode),
+                    outcome=_one_of(RunState),
+                    person=_TEXT,
+                    started_at=_TIME,
+                    finished_at=_or_null(_TIME),
+                    proof=_or_null(_TEXT),
+                    is_subset=_BOOL,
+                    tables=_list(_TABLE_ROWS),
+                )
+            ),
+            unreachable=_list(_TEXT),
+            ledger=_or_null(_object(position=_WHOLE, hash=_TEXT)),
+            made_at=_TIME,
+            made_by=_TEXT,
         ),
     ),
     "init": ("`init`", _object(done=_list(_TEXT))),

@@ -84,6 +84,8 @@ def _status(found: Status) -> Iterator[RenderableType]:
         yield Text(f"  {word:<5}", style=style).append(plain(f"{one.gate:<13} {one.text}"), style="none")
     for text in found.ignored:
         yield Text("  note ", style="yellow").append(plain(text), style="none")
+    if found.run is not None and found.validation is not None:
+        yield Text("run: ", style="cyan").append(plain(f"{found.run} is {found.validation.text}"), style="none")
     yield Text("next: ", style="cyan").append(plain(found.next_command), style="none")
     yield Text("who: ", style="cyan").append(plain(found.who), style="none")
     when = found.earliest.isoformat(sep=" ", timespec="minutes") if found.earliest else "now, as far as time goes"

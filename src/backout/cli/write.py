@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from backout.cli.options import CHANGE, CONFIG, JSON, SUPERUSER, YES, on_option, verb
+from backout.cli.options import CHANGE, CONFIG, JSON, KEY, SUPERUSER, YES, on_option, verb
 from backout.cli.screen import plain, show, show_json, show_text
 from backout.errors import Refused, UsageError
 
@@ -32,12 +32,13 @@ def demo(*, keep: bool) -> None:
 @CONFIG
 @click.option("--restamp", is_flag=True, help="With --on: write the stamp anew, after a restore or a clone.")
 @click.option("--dry-run", is_flag=True, help="With --on: say what would be done.")
+@KEY
 @SUPERUSER
 @YES
 @JSON
 def init(
-    folder: Path | None, on: str | None, config: Path | None, *, restamp: bool, dry_run: bool, allow_superuser: bool,
-    yes: bool, json_: bool,
+    folder: Path | None, on: str | None, config: Path | None, *, restamp: bool, dry_run: bool, key: Path | None,
+    allow_superuser: bool, yes: bool, json_: bool,
 ) -> None:  # fmt: skip
     """Write backout.toml and changes/, or the journal with --on.
 
@@ -61,7 +62,7 @@ def init(
             and not Conversation(yes=yes).ask("restamp", f'stamp this database anew, as "{shown_url(on)}"?')
         ):
             raise Refused("operator", "not stamped: you said no")
-        project = Project.find(config, allow_superuser=allow_superuser)
+        project = Project.find(config, allow_superuser=allow_superuser, key=key)
         done = list(project.init_journal(on, restamp=restamp, dry_run=dry_run))
         done = [f"would have {line}" for line in done] if dry_run else done
     if json_:
@@ -109,9 +110,10 @@ def new(title: str, config: Path | None, *, dialect: str | None, python: bool, j
 @CHANGE
 @on_option(required=False)
 @click.option("--test", is_flag=True, help="Run the change's own tests, on a database made for them.")
+@KEY
 @CONFIG
 @JSON
-def check(change: str, on: str | None, config: Path | None, *, test: bool, json_: bool) -> None:
+def check(change: str, on: str | None, key: Path | None, config: Path | None, *, test: bool, json_: bool) -> None:
     """Say how surely each statement can be undone; nothing runs.
 
     With --on also what that database says of the tables. With --test the change is run on a database made for it,
@@ -120,7 +122,7 @@ def check(change: str, on: str | None, config: Path | None, *, test: bool, json_
     from backout.cli.conversation import Conversation
     from backout.project import Project
 
-    project, talk = Project.find(config), Conversation(yes=False)
+    project, talk = Project.find(config, key=key), Conversation(yes=False)
     with talk.waiting():
         report = project.check(project.change(change), on)
         tests = project.test(report.review.change, progress=talk.progress) if test and report.review.passed else None

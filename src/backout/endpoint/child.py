@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
-from time import monotonic
+from functools import cache
+from typing import Any
 
+from backout.endpoint import closed
 from backout.errors import Interrupted, RolledBack, UsageError
 
 #: What a program needs to find itself and its libraries. Nothing that names a database.
@@ -50,22 +53,63 @@ def _filled(name: str, text: str, places: Mapping[str, str]) -> str:
         raise UsageError(f'unable to fill in "{text}" for the variable {name}', hint=hint) from None
 
 
-def run(command: Sequence[str], variables: Mapping[str, str], folder: str, limit_s: float | None,
-        trouble: Callable[[], str | None]) -> None:  # fmt: skip
-    """Run the command to its end. Raises RolledBack where it fails, takes too long, or `trouble` has something to say."""
+def run(command: Sequence[str], variables: Mapping[str, str], folder: str, trouble: Callable[[], str | None]) -> None:
+    """Run the command to its end. Raises RolledBack where it fails, or `trouble` has something to say."""
     try:
-        child = subprocess.Popen(
-            list(command),
-            env=dict(variables),
-            cwd=folder,
-            stdin=None,
-            stdout=sys.stderr.fileno(),
-            start_new_session=True,
-        )
+        child = subprocess.Popen(list(command), env=dict(variables), cwd=folder, **_APART)
     except OSError as error:
-        reason = (error.strerror or "unknown error").lower()
-        raise RolledBack(f'unable to start "{command[0]}": {reason}', hint="name a program that is here") from None
-    began = monotonic()
+        raise _not_started(command[0], error) from None
+    _attend(child, command[0], trouble)
+
+
+def run_closed(
+    command: Sequence[str], variables: Mapping[str, str], folder: str, trouble: Callable[[], str | None], port: int,
+    listens: Callable[[socket.socket], None],
+) -> None:  # fmt: skip
+    """As `run`, in a network of its own; `listens` is given the socket on which its connections arrive."""
+    ours, its = socket.socketpair()
+    with ours:
+        with its:
+            child = subprocess.Popen(
+                [*_CLOSED, str(its.fileno()), str(port), *command], env=dict(variables), cwd=folder,
+                pass_fds=[its.fileno()], **_APART,
+            )  # fmt: skip
+        try:
+            listens(closed.received(ours))
+            problem = ours.recv(1024)  # nothing, when it has become the command
+            if problem:
+                raise OSError(0, problem.decode(errors="replace"))
+        except OSError as error:
+            _end(child)
+            raise _not_started(command[0], error) from None
+    _attend(child, command[0], trouble)
+
+
+_CLOSED = (sys.executable, "-I", "-S", closed.__file__)
+#: In a process group of its own; what it prints goes to standard error.
+_APART: dict[str, Any] = {"stdin": None, "stdout": sys.__stderr__, "start_new_session": True}
+
+
+@cache
+def why_not_closed() -> str | None:
+    """Why a command cannot be given a network of its own here; None where it can."""
+    if sys.platform != "linux":
+        return "that is possible on Linux only"
+    ours, its = socket.socketpair()
+    with ours, its, subprocess.Popen([*_CLOSED, str(its.fileno()), "0"], pass_fds=[its.fileno()]):
+        try:
+            closed.received(ours).close()
+        except OSError as error:
+            return error.strerror
+    return None
+
+
+def _not_started(name: str, error: OSError) -> RolledBack:
+    reason = (error.strerror or "unknown error").lower()
+    return RolledBack(f'unable to start "{name}": {reason}', hint="name a program that is here")
+
+
+def _attend(child: subprocess.Popen[bytes], name: str, trouble: Callable[[], str | None]) -> None:
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):
@@ -73,17 +117,15 @@ def run(command: Sequence[str], variables: Mapping[str, str], folder: str, limit
             if child.returncode is not None:
                 break
             problem = trouble()
-            if problem is None and limit_s is not None and monotonic() - began > limit_s:
-                problem = f'"{command[0]}" took longer than {limit_s:g} s'
             if problem is not None:
                 raise RolledBack(problem, hint="nothing was changed; mend it, and run it again")
     except KeyboardInterrupt:
-        raise Interrupted(f'interrupted while "{command[0]}" was running', hint="nothing was changed") from None
+        raise Interrupted(f'interrupted while "{name}" was running', hint="nothing was changed") from None
     finally:
         _end(child)
     if child.returncode:
         how = f"exit status {child.returncode}" if child.returncode > 0 else f"signal {-child.returncode}"
-        raise RolledBack(f'"{command[0]}" ended with {how}', hint="nothing was changed; its own words are above")
+        raise RolledBack(f'"{name}" ended with {how}', hint="nothing was changed; its own words are above")
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -6,70 +6,130 @@ may have written past the endpoint, never leads to a commit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
 from backout.change.model import Change
 from backout.endpoint import child
+from backout.endpoint.limits import Limits, exceeded
 from backout.endpoint.server import HOST, Endpoint
 from backout.engines.protocol import Lends, Transaction
 from backout.engines.values import Mode
 from backout.errors import Refused, RolledBack
+from backout.runs.recorder import Served
 
 USER = "backout"
 """The clients' user: whatever they write, they write as the run's role."""
 
+_LOOK_S = 0.25  # how often the server is asked for other sessions: one that is shorter is not seen
+
 
 @dataclass(frozen=True)
 class Command:
-    """What is run, and how long it may take."""
+    """What is run and where, how long it may take, and whether it gets a network of its own: None: where that works."""
 
     words: tuple[str, ...]
     folder: Path
-    limit_s: float | None = None
+    limits: Limits = field(default_factory=Limits)
+    closed: bool | None = None
 
 
-def serve(change: Change, transaction: Transaction, mode: Mode, command: Command) -> tuple[str, ...]:
-    """Run the command against the transaction; returns notes for the report. Raises RolledBack or Refused."""
+def lending(transaction: Transaction) -> Lends:
+    """The transaction, if its session can be lent. Raises Refused."""
     if not isinstance(transaction, Lends):
         raise Refused(
             "endpoint", "programs of other languages run on PostgreSQL only",
             state="rolled back", hint="write the change as .sql or .py",
         )  # fmt: skip
-    began = monotonic()
-    with transaction.lend() as loan:
-        endpoint = Endpoint(
-            loan.socket, user=USER, database=loan.database, parameters=loan.parameters, deferred=loan.deferred,
-            cancel=loan.cancel,
-        )  # fmt: skip
+    return transaction
+
+
+def serve(change: Change, transaction: Transaction, mode: Mode, run: int, command: Command) -> Served:
+    """Run the command against the transaction. Raises RolledBack or Refused; the transcript is kept all the same."""
+    lends = lending(transaction)
+    words = [word.replace("{file}", str(change.path.resolve())) for word in command.words]
+    is_closed, notes = _network(command)
+    with lends.lend() as loan:
+        endpoint = Endpoint(loan, user=USER, keep=lambda lines: lends.transcribe(run, lines))
+        watch = _Watch(words[0], endpoint, lends, command.limits)
         with endpoint:
-            child.run(
-                [word.replace("{file}", str(change.path.resolve())) for word in command.words],
-                child.environment(_variables(endpoint, mode), change.metadata.env),
-                str(command.folder), command.limit_s, lambda: next(iter(endpoint.record.problems), None),
-            )  # fmt: skip
-    record = endpoint.record
-    if record.problems:
-        raise RolledBack(record.problems[0], hint="nothing was changed; run it again")
-    if not record.clients:
+            try:
+                given = child.environment(variables(endpoint, mode), change.metadata.env)
+                if is_closed:
+                    child.run_closed(words, given, str(command.folder), watch.trouble, endpoint.port, endpoint.listen)
+                else:
+                    child.run(words, given, str(command.folder), watch.trouble)
+                _require_clean(watch.last_look())
+            finally:
+                endpoint.close()
+                endpoint.transcript.flush()
+    if endpoint.record.problems:
+        raise RolledBack(endpoint.record.problems[0], hint="nothing was changed; run it again")
+    if not endpoint.record.clients:
         raise RolledBack(
-            f'"{command.words[0]}" never connected to the endpoint: it may have written outside of the guard',
+            f'"{words[0]}" never connected to the endpoint: it may have written outside of the guard',
             hint="let it use DATABASE_URL or the PG* variables, or give it its own names: "
             'env = {DB_HOST = "{host}", DB_PORT = "{port}"} in the change\'s metadata',
         )
-    others = transaction.newcomers(monotonic() - began + 1)
-    if others:
-        raise RolledBack(
-            f"another session of this machine appeared meanwhile, and may have written outside of the guard: {others[0]}",
-            hint="close other clients on this machine while a change runs, and run it again",
-        )
-    return (f"{record.statements} statements of {record.clients} connections came through the endpoint",)
+    transcript = endpoint.transcript
+    came = f"{transcript.statements} statements of {endpoint.record.clients} connections came through the endpoint"
+    head = {"statements": transcript.statements, "sha256": transcript.head}
+    return Served((*notes, came), head, frozenset(transcript.tables))
 
 
-def _variables(endpoint: Endpoint, mode: Mode) -> dict[str, str]:
+def _network(command: Command) -> tuple[bool, tuple[str, ...]]:
+    if command.closed is False:
+        return False, ("the program's network was open, as the change says",)
+    problem = child.why_not_closed()
+    if problem is None:
+        return True, ()
+    if command.closed:
+        raise Refused(
+            "endpoint", f"the program cannot be given a network of its own here: {problem}",
+            state="rolled back", hint='run it as root on Linux, allow user namespaces, or say network = "open"',
+        )  # fmt: skip
+    return False, (f"the program's network was open, since it cannot be given one of its own here: {problem}",)
+
+
+class _Watch:
+    """What may be wrong while the command runs: the endpoint's own problems, limits, and sessions beside it."""
+
+    def __init__(self, name: str, endpoint: Endpoint, transaction: Lends, limits: Limits) -> None:
+        self._name, self._endpoint, self._transaction, self._limits = name, endpoint, transaction, limits
+        self._began = self._looked = monotonic()
+
+    def trouble(self) -> str | None:
+        """In words; None: nothing."""
+        endpoint = self._endpoint
+        if endpoint.record.problems:
+            return endpoint.record.problems[0]
+        too_long = exceeded(self._limits, monotonic() - self._began, endpoint.activity)
+        if too_long is not None:
+            return f'"{self._name}" was ended: {too_long}'
+        endpoint.transcript.flush()
+        if monotonic() - self._looked < _LOOK_S:
+            return None
+        return self.last_look()
+
+    def last_look(self) -> str | None:
+        """Another session of this machine, in words."""
+        self._looked = monotonic()
+        others = self._transaction.newcomers(monotonic() - self._began + 1)
+        if not others:
+            return None
+        return f"another session of this machine appeared meanwhile, and may have written outside of the guard: {others[0]}"
+
+
+def _require_clean(problem: str | None) -> None:
+    if problem is not None:
+        raise RolledBack(problem, hint="close other clients on this machine while a change runs, and run it again")
+
+
+def variables(endpoint: Endpoint, mode: Mode) -> dict[str, str]:
+    """By which clients find the endpoint."""
     return {
         "DATABASE_URL": endpoint.url, "PGHOST": HOST, "PGPORT": str(endpoint.port), "PGUSER": endpoint.user,
         "PGPASSWORD": endpoint.password, "PGDATABASE": endpoint.database, "PGSSLMODE": "disable",
-        "PGGSSENCMODE": "disable", "BACKOUT_MODE": mode.value,
+        "PGGSSENCMODE": "disable", "PGCLIENTENCODING": "UTF8", "BACKOUT_MODE": mode.value,
     }  # fmt: skip

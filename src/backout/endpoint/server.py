@@ -13,13 +13,18 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 from types import TracebackType
 from typing import Self, TypeVar
 
 from backout.endpoint import frames, scram
-from backout.endpoint.conversation import ClientGone, Conversation
+from backout.endpoint.conversation import ClientGone, Conversation, Shared
 from backout.endpoint.frames import Malformed, Stream, message, text
-from backout.endpoint.upstream import ServerGone, Upstream
+from backout.endpoint.limits import Activity
+from backout.endpoint.settings import Settings, at_log_in
+from backout.endpoint.transcript import Keep, Transcript
+from backout.endpoint.upstream import Blinded, ServerGone, Upstream
+from backout.engines.protocol import Loan
 
 _Found = TypeVar("_Found")
 
@@ -34,7 +39,6 @@ class Record:
     """What the endpoint has seen so far."""
 
     clients: int = 0
-    statements: int = 0
     problems: list[str] = field(default_factory=list)  # any of them fails the run
 
 
@@ -42,31 +46,25 @@ class Endpoint:
     """Listens from its making to `close`."""
 
     def __init__(
-        self,
-        lent: socket.socket,
-        *,
-        user: str,
-        database: str,
-        parameters: Mapping[str, str],
-        deferred: tuple[str, ...],
-        cancel: Callable[[], None],
-        wait_s: float = 30.0,
-        most_clients: int = 20,
+        self, loan: Loan, *, user: str, keep: Keep = lambda _lines: None, wait_s: float = 30.0, most_clients: int = 20
     ) -> None:
-        self.user, self.database, self.password = user, database, secrets.token_urlsafe(24)
+        self.user, self.database, self.password = user, loan.database, secrets.token_urlsafe(24)
         self.record = Record()
-        self._parameters, self._cancel, self._wait_s, self._most = parameters, cancel, wait_s, most_clients
-        self._upstream = Upstream(lent, deferred)
+        self.transcript = Transcript(keep)
+        self._parameters, self._cancel, self._wait_s, self._most = loan.parameters, loan.cancel, wait_s, most_clients
+        self._upstream = Upstream(loan.socket, loan.deferred, loan.parameters)
+        self._shared = Shared(self._upstream, Settings(self._upstream), self.transcript, loan.isolation)
+        self._was_busy, self._at_statement, self._since = False, 0, monotonic()
         self._session = threading.Lock()
         self._holder: tuple[int, int] | None = None
         self._threads: list[threading.Thread] = []
         self._sockets: set[socket.socket] = set()
         self._guard = threading.Lock()
         self._closing = False
-        self._listener = socket.create_server((HOST, 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._acceptor = threading.Thread(target=self._accept, daemon=True)
-        self._acceptor.start()
+        self._listeners: list[tuple[socket.socket, threading.Thread]] = []
+        listening = socket.create_server((HOST, 0))
+        self.port: int = listening.getsockname()[1]
+        self.listen(listening)
 
     def __enter__(self) -> Self:
         return self
@@ -79,13 +77,47 @@ class Endpoint:
         """Where clients connect, with the password of this run."""
         return f"postgresql://{self.user}:{self.password}@{HOST}:{self.port}/{self.database}?sslmode=disable"
 
+    def serve_known(self, client: socket.socket) -> None:
+        """Talk to a client of our own process, which needs no password."""
+        with self._guard:
+            self.record.clients += 1
+            key = (self.record.clients, secrets.randbits(31))
+            self._sockets.add(client)
+        thread = threading.Thread(target=self._talk_known, args=(client, key), daemon=True)
+        with self._guard:
+            self._threads.append(thread)
+        thread.start()
+
+    def _talk_known(self, client: socket.socket, key: tuple[int, int]) -> None:
+        try:
+            self._talk(client, Stream(_CLIENT_MESSAGE), key, {})
+        finally:
+            with self._guard:
+                self._sockets.discard(client)
+            client.close()
+
+    def listen(self, listening: socket.socket) -> None:
+        """Take the connections of this socket as well."""
+        acceptor = threading.Thread(target=self._accept, args=(listening,), daemon=True)
+        self._listeners.append((listening, acceptor))
+        acceptor.start()
+
+    @property
+    def activity(self) -> Activity:
+        """Whether a client's statement is running, and since when; else since when nothing is."""
+        busy = bool(self._upstream.owed)
+        if busy != self._was_busy or self.transcript.statements != self._at_statement:
+            self._was_busy, self._at_statement, self._since = busy, self.transcript.statements, monotonic()
+        return Activity(busy, monotonic() - self._since)
+
     def close(self) -> None:
         """End every connection, and bring the session to rest."""
         self._closing = True
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._acceptor.join()
+        for listening, acceptor in self._listeners:
+            with suppress(OSError):
+                listening.shutdown(socket.SHUT_RDWR)
+            listening.close()
+            acceptor.join()
         with self._guard:
             open_ones, threads = list(self._sockets), list(self._threads)
         for one in open_ones:
@@ -96,10 +128,10 @@ class Endpoint:
 
     # -- clients -------------------------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         while not self._closing:
             try:
-                client, _ = self._listener.accept()
+                client, _ = listening.accept()
             except OSError:
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -113,43 +145,44 @@ class Endpoint:
         try:
             client.settimeout(_LOG_IN_S)
             stream = Stream(_CLIENT_MESSAGE)
-            key = self._log_in(client, stream)
-            if key is not None:
-                self._talk(client, stream, key)
+            found = self._log_in(client, stream)
+            if found is not None:
+                self._talk(client, stream, *found)
         except (OSError, Malformed, scram.Refused, ClientGone) as error:
-            if isinstance(error, Malformed):
-                with suppress(OSError):
-                    client.sendall(frames.error("08P01", f"unable to read {error}", severity="FATAL"))
+            _say(client, error)
         finally:
             with self._guard:
                 self._sockets.discard(client)
             client.close()
 
-    def _talk(self, client: socket.socket, stream: Stream, key: tuple[int, int]) -> None:
+    def _talk(self, client: socket.socket, stream: Stream, key: tuple[int, int], wanted: Mapping[str, str]) -> None:
         conversation = Conversation(
-            key[0], client, stream, self._upstream, lambda: self._lease(client, key), self._release, self._note
+            key[0], client, stream, self._shared, lambda: self._lease(client, key), self._release, wanted
         )
         try:
-            conversation.run()
-        except ServerGone as gone:
-            self._fail(f"the session was lost: {gone}")
-            with suppress(OSError):
-                client.sendall(frames.error("57P01", f"the supervised session was lost: {gone}", severity="FATAL"))
-            return
-        except (ClientGone, Malformed, OSError):
-            pass
-        try:
+            try:
+                conversation.run()
+            except (ClientGone, Malformed, OSError) as error:
+                _say(client, error)
             if conversation.holds_session:
                 self._cancel()
             conversation.leave()
+        except Blinded as blinded:
+            self._fail(f"what was done may not be what was judged: {blinded}")
+            _say(client, blinded)
         except ServerGone as gone:
             self._fail(f"the session was lost: {gone}")
+            _say(client, gone)
+        except Exception as error:  # ours: a run in which the guard itself went wrong must not be committed
+            self._fail(f"the endpoint failed: {type(error).__name__}")
+            raise
+        finally:
+            if conversation.holds_session:
+                self._release()
 
     def _fail(self, problem: str) -> None:
         with self._guard:
             self.record.problems.append(problem)
-        if self._session.locked():
-            self._release()
 
     def _lease(self, client: socket.socket, key: tuple[int, int]) -> None:
         if not self._session.acquire(timeout=self._wait_s):
@@ -163,13 +196,10 @@ class Endpoint:
         self._holder = None
         self._session.release()
 
-    def _note(self) -> None:
-        self.record.statements += 1
-
     # -- logging in ----------------------------------------------------------------------------------------------------
 
-    def _log_in(self, client: socket.socket, stream: Stream) -> tuple[int, int] | None:
-        """The key of the new client; None for a connection that only asks for a cancel."""
+    def _log_in(self, client: socket.socket, stream: Stream) -> tuple[tuple[int, int], Mapping[str, str]] | None:
+        """The key of the new client and the settings that it wants; None for one that is turned away, or only cancels."""
         while True:
             start = self._next(client, stream, stream.startup)
             (code,) = struct.unpack_from("!I", start)
@@ -184,24 +214,31 @@ class Endpoint:
             break
         said = start[4:].split(b"\0")
         wanted = dict(zip(said[::2], said[1::2], strict=False))
+        settings, against = at_log_in(wanted)
         problem = self._problem(wanted)
+        if problem is None and against is not None:
+            problem = "0A000", against, "leave it out of the connection's options"
         if problem is not None:
-            client.sendall(frames.error(*problem, severity="FATAL"))
+            sqlstate, reason, hint = problem
+            client.sendall(frames.error(sqlstate, reason, hint, severity="FATAL"))
             return None
         self._authenticate(client, stream)
-        return self._welcome(client, code)
+        name = wanted.get(b"application_name", b"").decode(errors="replace")
+        return self._welcome(client, code, name), settings
 
-    def _problem(self, wanted: Mapping[bytes, bytes]) -> tuple[str, str] | None:
+    def _problem(self, wanted: Mapping[bytes, bytes]) -> tuple[str, str, str] | None:
+        """SQLSTATE, message and hint of what is wrong with a client's first message."""
         user, database = (wanted.get(name, b"").decode(errors="replace") for name in (b"user", b"database"))
         if user != self.user:
-            return "28000", f'user "{user}" is not the one of this run: use the URL in DATABASE_URL'
+            return "28000", f'user "{user}" is not the one of this run', "use the URL in DATABASE_URL, or PGUSER"
         if database and database != self.database:
-            return "3D000", f'database "{database}" is not the one of this run'
+            hint = "a run is about one database: make another change for the other"
+            return "3D000", f'database "{database}" is not the one of this run', hint
         if wanted.get(b"replication", b"false").lower() not in (b"", b"false", b"off", b"no", b"0"):
-            return "0A000", "replication connections are not part of a run"
+            return "0A000", "replication connections are not part of a run", "connect without replication"
         with self._guard:
             if len(self._sockets) > self._most:
-                return "53300", f"more than {self._most} connections"
+                return "53300", f"more than {self._most} connections", "use a smaller pool"
         return None
 
     def _authenticate(self, client: socket.socket, stream: Stream) -> None:
@@ -224,9 +261,10 @@ class Endpoint:
             raise Malformed("something else than a password")
         return payload
 
-    def _welcome(self, client: socket.socket, code: int) -> tuple[int, int]:
+    def _welcome(self, client: socket.socket, code: int, name: str) -> tuple[int, int]:
         with self._guard:
             self.record.clients += 1
+            self.transcript.names[self.record.clients] = name
             key = (self.record.clients, secrets.randbits(31))
         head = b"" if code == _PROTOCOL_3 else message(b"v", struct.pack("!II", 0, 0))  # 3.0 is what is spoken here
         told = b"".join(message(b"S", text(name) + text(value)) for name, value in self._parameters.items())
@@ -252,3 +290,16 @@ class Endpoint:
             if not data:
                 raise ClientGone
             stream.add(data)
+
+
+def _say(client: socket.socket, error: Exception) -> None:
+    """Tell a client why it is turned away, if it can still hear it."""
+    if isinstance(error, Malformed):
+        said = frames.error("08P01", f"unable to read {error}", severity="FATAL")
+    elif isinstance(error, ServerGone):
+        said = frames.error("57P01", f"the supervised session was lost: {error}", severity="FATAL")
+    else:
+        return
+    with suppress(OSError):
+        client.settimeout(1)
+        client.sendall(said)

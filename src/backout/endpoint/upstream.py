@@ -11,17 +11,27 @@ from __future__ import annotations
 import select
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from backout.endpoint.frames import SYNC, Malformed, Stream, bind, message, parse, text
+from backout.endpoint.frames import SYNC, Malformed, Stream, bind, complete, message, parse
+from backout.endpoint.transcript import Noted
 
-_ONE_ANSWER = {"parse": b"1", "bind": b"2", "close": b"3"}
+_TYPES = [bytes((code,)) for code in range(256)]
+#: By what a message's answer ends.
+_ENDS = {
+    name: frozenset(types)
+    for name, types in {"parse": b"1", "bind": b"2", "close": b"3", "describe": b"Tn", "execute": b"CIs"}.items()
+}
+_PLAIN = frozenset(b"123Tn")
+_COMPLETE, _COPY_OR_COMPLETE, _COPY_IN = frozenset(b"CI"), frozenset(b"GC"), ord("G")
 _CHUNK = 1 << 16
-_ROW, _COPY_DATA = ord("D"), ord("d")
+_DATA_CODES = tuple(b"Dd")  # rows, of a query and of a COPY
+#: Notices, parameters, notifications (manual 55.2.7); then the types by which the others are told apart.
+_NO_ANSWER, _PARAMETER, _NOTIFICATION, _ERROR, _READY = tuple(b"NSA"), ord("S"), ord("A"), ord("E"), ord("Z")
 
 
-@dataclass
+@dataclass(slots=True)
 class Expected:
     """What will answer one message. `kind`: parse, bind, close, describe, execute, sync or query."""
 
@@ -32,40 +42,67 @@ class Expected:
     done: Callable[[], None] | None = None
     failed: Callable[[], None] | None = None
     skipped: Callable[[], None] | None = None  # the server has not read it
+    noted: Noted | None = None  # for the transcript
+
+
+_SYNC, _OUR_SYNC = Expected("sync"), Expected("sync", ours=True)
 
 
 class ServerGone(Exception):
     """The server closed the connection, or ended the transaction: the run is lost."""
 
 
-@dataclass
-class Controls:
-    """The texts that we prepare on the session, under names that no client has."""
+class Blinded(ServerGone):
+    """Something changed what statements mean, unseen: nothing more may be passed on, and nothing be committed."""
 
-    guard: str = "SAVEPOINT _backout_guard"
-    release: str = "RELEASE SAVEPOINT _backout_guard"
-    back: str = "ROLLBACK TO SAVEPOINT _backout_guard"
-    nothing: str = "SELECT 1"
-    fail: str = "SELECT 1/0"  # folded when it is planned: Bind fails, with the protocol's own consequences
+
+#: What we prepare on the session, under names that no client has. Names are qualified, operators left out: the client's
+#: search_path may put anything before pg_catalog.
+_CONTROLS = {
+    "guard": "SAVEPOINT _backout_guard",
+    "release": "RELEASE SAVEPOINT _backout_guard",
+    "back": "ROLLBACK TO SAVEPOINT _backout_guard",
+    "nothing": "SELECT 1",
+    "fail": "SELECT pg_catalog.int4div(1, 0)",  # folded when it is planned: Bind fails, as the protocol's own errors do
+    "check": "SET CONSTRAINTS ALL IMMEDIATE",
+    "read_only": "SET LOCAL transaction_read_only = on",
+    "remember": "SELECT pg_catalog.set_config($1::pg_catalog.text, pg_catalog.concat('=', "
+    "pg_catalog.current_setting($2::pg_catalog.text, true)), true) "
+    "WHERE pg_catalog.texteq(COALESCE(pg_catalog.current_setting($1, true), ''), '')",
+    "keep": "SELECT pg_catalog.set_config($1::pg_catalog.text, pg_catalog.concat('=', "
+    "pg_catalog.current_setting($2::pg_catalog.text, true)), true)",
+    "recall": "SELECT pg_catalog.set_config($2::pg_catalog.text, pg_catalog.substr("
+    "pg_catalog.current_setting($1::pg_catalog.text, true), 2), true) "
+    "WHERE pg_catalog.textne(COALESCE(pg_catalog.current_setting($1, true), ''), '')",
+    "inherit": "SELECT pg_catalog.set_config($1::pg_catalog.text, "
+    "pg_catalog.current_setting($2::pg_catalog.text, true), true) "
+    "WHERE pg_catalog.texteq(COALESCE(pg_catalog.current_setting($1, true), ''), '') "
+    "AND pg_catalog.textne(COALESCE(pg_catalog.current_setting($2, true), ''), '')",
+    "forget": "SELECT pg_catalog.set_config($1::pg_catalog.text, '', true)",
+    "set": "SELECT pg_catalog.set_config($1::pg_catalog.text, $2::pg_catalog.text, false)",
+}
+#: What a server reports of itself (manual 55.2.7) and no statement may change.
+_FIXED = ("client_encoding", "standard_conforming_strings", "session_authorization", "is_superuser")
 
 
 class Upstream:
     """The lent session. Used by one conversation at a time."""
 
-    def __init__(self, lent: socket.socket, deferred: tuple[str, ...]) -> None:
+    def __init__(self, lent: socket.socket, deferred: tuple[str, ...], parameters: Mapping[str, str]) -> None:
         self.socket = lent
+        self._fixed = {name: parameters.get(name) for name in _FIXED}
+        self._failed: str | None = None  # what the server said against something of ours
         self.owed: deque[Expected] = deque()
         self.outgoing = bytearray()
         self.stream = Stream()
         self.guard_is_set = False  # there is a savepoint to go back to
         self.guard_is_clean = False  # and nothing was done since
         self.copying_in = False  # the server waits for the client's data
+        self.copy: Noted | None = None  # and whose
         self._skipping = False  # after an error in the extended protocol it reads nothing before the next Sync
         self.checks_constraints = bool(deferred)
-        texts = vars(Controls())
-        if deferred:
-            texts["check"] = "SET CONSTRAINTS ALL IMMEDIATE"
-            texts["defer"] = f"SET CONSTRAINTS {', '.join(deferred)} DEFERRED"
+        named = ", ".join(deferred)
+        texts = {**_CONTROLS, "defer": f"SET CONSTRAINTS {named} DEFERRED" if deferred else _CONTROLS["nothing"]}
         for name, query in texts.items():
             self.send(parse(f"_backout_{name}", query), Expected("parse", ours=True))
         self.send(SYNC, Expected("sync", ours=True))
@@ -87,21 +124,47 @@ class Upstream:
         self,
         name: str,
         *,
-        instead: bytes = b"",
+        tag: str = "",
         error: bytes | None = None,
         done: Callable[[], None] | None = None,
         failed: Callable[[], None] | None = None,
+        noted: Noted | None = None,
     ) -> None:
-        """Queue one of the prepared controls."""
+        """Queue one of the prepared controls; with `tag` the client is told that its command is complete."""
+
+        def ended() -> None:
+            if noted and tag:
+                noted.complete(tag)
+            if done:
+                done()
+
         self.send(
             bind(f"_backout_{name}"),
-            Expected("bind", ours=True, error=error),
-            Expected("execute", ours=True, instead=instead, error=error, done=done, failed=failed),
-        )
+            Expected("bind", ours=True, error=error, noted=None if error else noted),
+            Expected(
+                "execute", ours=True, instead=complete(tag) if tag else b"", error=error,
+                done=ended if noted else done, failed=failed,
+                noted=None if error else noted,
+            ),
+        )  # fmt: skip
+
+    def call(self, name: str, *parameters: str) -> None:
+        """Queue one of the prepared controls that take parameters."""
+        self.send(bind(f"_backout_{name}", *parameters), Expected("bind", ours=True), Expected("execute", ours=True))
+
+    def once(self, query: str) -> None:
+        """Queue a statement of ours."""
+        self.send(parse("_backout_once", query), Expected("parse", ours=True))
+        self.call("once")
+        self.close(b"S_backout_once\0")
+
+    def close(self, what: bytes) -> None:
+        """Queue a Close: `S` and a statement's name, or `P` and a portal's; that it is not there is no error."""
+        self.send(message(b"C", what), Expected("close", ours=True))
 
     def sync(self, *, ours: bool = False) -> None:
         """Queue a Sync."""
-        self.send(SYNC, Expected("sync", ours=ours))
+        self.send(SYNC, _OUR_SYNC if ours else _SYNC)
 
     def guarded(self) -> None:
         """Queue what makes the guard new, so that whatever comes now can be taken back alone."""
@@ -127,48 +190,73 @@ class Upstream:
     def receive(self) -> None:
         """Read what is there."""
         try:
-            data = self.socket.recv(4 * _CHUNK)
+            is_there = self.stream.read(self.socket)
         except BlockingIOError:
             return
         except OSError as error:
             raise ServerGone(str(error)) from None
-        if not data:
+        if not is_there:
             raise ServerGone("the server closed the connection")
-        self.stream.add(data)
 
-    def answers(self, client: bytearray, ready: Callable[[bytes], None]) -> None:
-        """Pass on to `client` what is its; `ready` is called with the status at each Sync or query that is the client's."""
-        while True:
-            if self.owed and not self.owed[0].ours:
-                client += self.stream.rows(_ROW)
-                client += self.stream.rows(_COPY_DATA)
-            found = self._next()
+    def answers(self, client: bytearray, ready: Callable[[bytes], None], mine: Callable[[], bool]) -> None:
+        """Pass on to `client` what is its; `ready` is called with the status at each Sync or query that is the client's.
+
+        Ends when nothing is here, or when the session is not `mine` any more: then another thread reads what comes.
+        """
+        stream = self.stream
+        while mine():
+            try:  # not around what is done then: a client's own message can be malformed as well
+                if stream.first in _DATA_CODES and self._is_the_clients():
+                    client += stream.rows(stream.first)
+                if stream.first in _PLAIN:
+                    client += stream.pass_on(_PLAIN, self._is_plain)
+                found = stream.take()
+            except Malformed as error:
+                raise ServerGone(f"the server sent {error}") from None
             if found is None:
                 return
-            self._answer(found[0], found[1], client, ready)
+            self._answer(*found, client, ready)
 
-    def _next(self) -> tuple[int, bytes] | None:
-        try:
-            return next(self.stream.messages(), None)
-        except Malformed as error:
-            raise ServerGone(f"the server sent {error}") from None
+    def _is_the_clients(self) -> bool:
+        return bool(self.owed) and not self.owed[0].ours
 
-    def _answer(self, kind_code: int, payload: bytes, client: bytearray, ready: Callable[[bytes], None]) -> None:
-        kind = bytes((kind_code,))
-        if kind in b"NSA":  # not an answer: notices, parameters, notifications
-            client += message(kind, payload) if kind in b"NS" else b""
+    def _is_plain(self, code: int) -> bool:
+        """Whether this answer is the client's, and nothing is done when it has come."""
+        if not self.owed:
+            return False
+        expected = self.owed[0]
+        if expected.ours or expected.done or expected.noted or code not in _ENDS.get(expected.kind, ()):
+            return False
+        self.owed.popleft()
+        return True
+
+    def _answer(self, code: int, payload: bytes, client: bytearray, ready: Callable[[bytes], None]) -> None:
+        if code in _NO_ANSWER:
+            if code == _PARAMETER:
+                self._require_fixed(payload)
+            if code != _NOTIFICATION:
+                client += message(_TYPES[code], payload)
         elif not self.owed:
-            raise ServerGone(_said(payload) if kind == b"E" else f"the server said {kind!r} unasked")
-        elif kind == b"E":
+            raise ServerGone(_said(payload) if code == _ERROR else f"the server said {bytes((code,))!r} unasked")
+        elif code == _ERROR:
             self._error(self.owed[0], payload, client)
-        elif kind == b"Z":
+        elif code == _READY:
             self._at_rest(self.owed.popleft(), payload, ready)
         else:
-            self._part(self.owed[0], kind, payload, client)
+            self._part(self.owed[0], code, payload, client)
+
+    def _require_fixed(self, payload: bytes) -> None:
+        name, value, *_ = (one.decode(errors="replace") for one in payload.split(b"\0"))
+        if name in self._fixed and value != self._fixed[name]:
+            raise Blinded(f'"{name}" was changed to "{value}" by a function, unseen: it decides what statements mean')
 
     def _error(self, expected: Expected, payload: bytes, client: bytearray) -> None:
         client += expected.error if expected.error is not None else message(b"E", payload)
         self.copying_in = False
+        if expected.ours:
+            self._failed = _said(payload)
+        if expected.noted:
+            expected.noted.fail(_field(payload, b"C"))
         if expected.failed:
             expected.failed()
         # After an error in the extended protocol the server reads on from the next Sync, and leaves out whatever comes
@@ -187,12 +275,15 @@ class Upstream:
         elif expected.done:
             expected.done()
 
-    def _part(self, expected: Expected, kind: bytes, payload: bytes, client: bytearray) -> None:
+    def _part(self, expected: Expected, code: int, payload: bytes, client: bytearray) -> None:
         if not expected.ours:
-            client += message(kind, payload)
-        if kind in b"GC":  # the server waits for the client's data, or has all of them
-            self.copying_in = kind == b"G"
-        if _ends(kind, expected.kind):
+            client += message(_TYPES[code], payload)
+            if expected.noted and code in _COMPLETE:
+                expected.noted.complete(payload[:-1].decode(errors="replace"))
+        if code in _COPY_OR_COMPLETE:  # the server waits for the client's data, or has all of them
+            self.copying_in = code == _COPY_IN
+            self.copy = expected.noted if self.copying_in else None
+        if code in _ENDS.get(expected.kind, ()):
             self.owed.popleft()
             client += expected.instead
             if expected.done:
@@ -209,31 +300,58 @@ class Upstream:
                 self.flush()
             if readable:
                 self.receive()
-                self.answers(ignored, ready)
+                self.answers(ignored, ready, lambda: True)
                 ignored.clear()
 
-    def ask(self, query: str) -> None:
-        """Run a statement of ours between two clients; its failure is ignored, and taken back by the guard."""
-        self.send(message(b"Q", text(query)), Expected("query", ours=True))
+    def attempt(self, calls: Sequence[tuple[str, str, str]]) -> str | None:
+        """Do something of ours between two transactions of clients; what the server said against it, or None."""
+        if not calls:
+            return None
+        self.guarded()
+        self._failed = None
+        for name, *parameters in calls:
+            self.call(name, *parameters)
+        self.sync(ours=True)
         self.rest()
+        self.guard_is_clean = False  # a later rollback must not take these back
+        return self._taken_back()
+
+    def attempt_once(self, query: str) -> None:
+        """Do one statement of ours between two transactions of clients; where it fails, nothing is done."""
+        self.guarded()
+        self._failed = None
+        self.once(query)
+        self.sync(ours=True)
+        self.rest()
+        self.guard_is_clean = False
+        self._taken_back()
+
+    def _taken_back(self) -> str | None:
+        problem = self._failed
+        if problem is not None:
+            self.roll_back()
+        return problem
 
     def roll_back(self) -> None:
-        """Take back what the client has not committed."""
-        if self.guard_is_set:
+        """Take back what the client has not committed. Raises ServerGone where that is not possible."""
+        if not self.guard_is_set:
+            return
+        for _ in range(3):  # a cancel of the client's that comes late may hit this instead
+            self._failed = None
             self.control("back")
             self.sync(ours=True)
             self.rest()
-            self.guard_is_clean = True
-
-
-def _ends(kind: bytes, expected: str) -> bool:
-    if expected in _ONE_ANSWER:
-        return kind == _ONE_ANSWER[expected]
-    if expected == "describe":
-        return kind in b"Tn"
-    return expected == "execute" and kind in b"CIs"
+            if self._failed is None:
+                self.guard_is_clean = True
+                return
+        raise ServerGone(f"it could not be rolled back: {self._failed}")
 
 
 def _said(payload: bytes) -> str:
+    return _field(payload, b"M")
+
+
+def _field(payload: bytes, name: bytes) -> str:
+    """A field of an ErrorResponse (manual 55.8)."""
     fields = {part[:1]: part[1:] for part in payload.split(b"\0") if part}
-    return fields.get(b"M", b"?").decode(errors="replace")
+    return fields.get(name, b"?").decode(errors="replace")

@@ -13,9 +13,7 @@ from datetime import UTC, datetime
 from time import sleep
 
 from backout.errors import UsageError
-from backout.integrations.mail import send
 from backout.integrations.model import Answer, Channel, Message, Receipt
-from backout.integrations.web import as_slack, as_webhook, post
 
 _FIRST_PAUSE_S = 0.5  # doubled each time
 _LONGEST_PAUSE_S = 10.0  # also where a server asks for more
@@ -60,7 +58,11 @@ def _attempt(
     message: Message, channel: Channel, secret: str | None, recipients: Sequence[str], at: datetime
 ) -> Mapping[str, Answer]:
     if channel.kind == "email":
+        from backout.integrations.mail import send
+
         return send(message, channel, secret, recipients, at)
+    from backout.integrations.web import as_slack, as_webhook, post
+
     value = as_slack(message) if channel.kind == "slack" else as_webhook(message)
     return {channel.name: post(secret or "", value, channel.timeout.total_seconds())}
 

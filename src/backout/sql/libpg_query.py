@@ -6,10 +6,14 @@ error is `SyntaxProblem`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any
+
+_CONSTANTS = ("SCONST", "USCONST", "BCONST", "XCONST", "FCONST", "ICONST")
+_LISTS = re.compile(r"\?(?: ?, ?\?)+")  # of any length: an object mapper's IN (…)
 
 
 class SyntaxProblem(Exception):
@@ -97,6 +101,26 @@ def parse_all(text: str) -> list[Parsed]:
         Parsed(one.stmt_location, one.stmt_location + one.stmt_len if one.stmt_len else length, one.stmt)
         for one in tree.stmts
     ]
+
+
+def without_values(text: str) -> str:
+    """The text on one line with `?` for each constant, and without comments; "" where it cannot be read.
+
+    By tokens, not by the tree: the body of a DO block, or the value in a SET, is a constant to the scanner alone.
+    """
+    try:
+        tokens = scan(text)
+    except SyntaxProblem:
+        return ""
+    constants = {token_kind(name) for name in _CONSTANTS}
+    comments = {token_kind("SQL_COMMENT"), token_kind("C_COMMENT")}
+    parts, at = [], 0
+    for token in tokens:
+        parts.append(text[at : token.start])
+        if token.kind not in comments:
+            parts.append("?" if token.kind in constants else text[token.start : token.end])
+        at = token.end
+    return _LISTS.sub("?, …", " ".join("".join([*parts, text[at:]]).split()))
 
 
 def _problem(error: Any) -> SyntaxProblem:

@@ -15,13 +15,14 @@ from backout.sql.model import Comment, Kind, Script, Statement, Trait
 from backout.sql.postgres_facts import Facts, facts_of
 from backout.sql.postgres_objections import Scope, judge
 from backout.sql.source import Source
+from backout.sql.words import FIRST, LATER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
 _SEMICOLON, _COLON, _OPEN, _CLOSE, _OPEN_BRACKET, _CLOSE_BRACKET = (ord(char) for char in ";:()[]")
 
-_NAME = re.compile(r"[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_\u0080-\U0010ffff]*")
+_NAME = re.compile(f"{FIRST}{LATER}*")
 _UNDECLARED_HINT = "declare it under [parameters] in the metadata block"
 _POSITIONAL_HINT = f"write :name, and {_UNDECLARED_HINT}"
 

@@ -19,7 +19,7 @@ _WRITING = {"InsertStmt": "insert", "UpdateStmt": "update", "DeleteStmt": "delet
 
 @dataclass(frozen=True)
 class Call:
-    """A function call with the constants among its arguments; None where an argument is not a string constant."""
+    """A function call with the constants among its arguments; None where an argument is not text or a truth value."""
 
     name: str
     arguments: tuple[str | None, ...]
@@ -152,6 +152,8 @@ def _constant(argument: Any) -> str | None:
         return None
     if argument.WhichOneof("node") == "a_const" and argument.a_const.WhichOneof("val") == "sval":
         return str(argument.a_const.sval.sval)
+    if argument.WhichOneof("node") == "a_const" and argument.a_const.WhichOneof("val") == "boolval":
+        return "true" if argument.a_const.boolval.boolval else "false"
     return None
 
 

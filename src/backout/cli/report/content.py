@@ -47,6 +47,7 @@ _SAID = {
     Kind.WITHDRAW: "withdrew the objection", Kind.OVERRULE: "overruled an objection", Kind.CONSENT: "consented",
     Kind.ANNOUNCE: "told others", Kind.CLAIM: "is on it", Kind.RELEASE: "is not on it any more",
     Kind.CERTIFICATE: "certified a rehearsal", Kind.ATTEST: "looked at the application",
+    Kind.AGREE: "agreed to what a session did", Kind.REFUSE: "said no to what a session did",
 }  # fmt: skip
 _BAD = (Kind.REJECT, Kind.OBJECT)
 

@@ -136,6 +136,8 @@ def _facts(proof: RunProof) -> Iterator[tuple[str, Cell]]:
     if report.get("error"):
         yield "Ended by", Cell(str(report["error"]).replace("_", " "), BAD)
     yield from _proven(report)
+    if proof.validation is not None:
+        yield "Validated", Cell(proof.validation.text, GOOD if proof.validation.is_validated else WARN)
     if record.start.mode is not Mode.GHOST:
         yield from _kept(proof)
     yield from _backup(report)

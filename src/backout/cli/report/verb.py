@@ -50,7 +50,12 @@ def report(
 
     project, talk = Project.find(config, allow_superuser=allow_superuser, key=key), Conversation(yes=False)
     with talk.waiting():
-        dossier = project.dossier(project.change(change), on, rows=rows)
+        found = project.change(change)
+        if found.is_private:
+            raise UsageError(
+                f'a report of "{change}" would have its text, which is private', hint=f"backout export {change}"
+            )
+        dossier = project.dossier(found, on, rows=rows)
     for rung in dossier.rungs:
         if rung.unreachable is not None:
             show_error(f"note: {plain(rung.environment)} was not reached: {rung.unreachable}")
