@@ -63,6 +63,9 @@ def test_a_run_is_stopped_watched_resumed_and_undone(folder: Path, postgres18: P
     watched = backout(folder, "show", "test-1", "--watch", "--json")
     assert json.loads(watched.out)["outcome"] == "interrupted"
     assert "way back" in backout(folder, "show", "test-1").out
+    status = backout(folder, "status", "backfill", "--on", "test").out
+    assert "ran: test-1, interrupted, way back kept until it is resumed or cancelled\n" in status
+    assert "next: backout resume test-1\n" in status
     postgres18.as_application("DROP TRIGGER slow ON referral")
     altered = backout(folder, "resume", "test-1", "--yes")
     assert (altered.status, "was altered since the run began" in altered.err) == (10, True)
@@ -85,6 +88,7 @@ def test_a_running_one_is_paused_and_cancelled_from_elsewhere(folder: Path, post
     said = backout(folder, "cancel", "test-1").out
     assert said.startswith("test-1: cancelled, committed up to batch ")
     assert backout(folder, "resume", "test-1", "--yes").status == 3
+    assert "next: backout undo test-1\n" in backout(folder, "status", "backfill", "--on", "test").out
 
 
 def test_a_second_run_is_refused_and_runs_with_a_reason(folder: Path, postgres18: PostgresDatabase) -> None:

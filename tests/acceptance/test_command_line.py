@@ -452,9 +452,40 @@ def test_ctrl_c_at_a_question_is_exit_status_8(folder: Path) -> None:
     status = terminal.talk((f'make the journal (schema "backout") in {folder}/shop.db as "shop"?', "\x03"))
 
     assert status == 8
-    assert "interrupted" in terminal.screen
+    assert "interrupted at a question" in terminal.screen
+    assert ": untouched" in terminal.screen  # in colours
     assert "Traceback" not in terminal.screen
     assert orders(folder) == BEFORE
+
+
+def test_hints_name_a_database_as_it_was_typed(folder: Path) -> None:
+    """An environment of its name exists for that one command only."""
+    (folder / "backout.toml").unlink()
+    url = f"sqlite:///{folder}/shop.db"
+    told(folder, "run", "run", "changes/close.sql", "--on", url, "--yes")
+
+    again = backout(folder, "run", "changes/close.sql", "--on", url, "--yes")
+
+    assert again.status == 3
+    assert f"backout undo shop-1 --on {url};" in again.err
+    assert f"backout log --on {url}\n" in backout(folder, "undo", "99", "--on", url, "--yes").err
+
+
+def test_a_mistyped_change_is_guessed(folder: Path) -> None:
+    assert 'hint: did you mean "close"?\n' in backout(folder, "run", "clsoe", "--on", "shop").err
+
+
+def test_looking_does_not_wait_to_write(folder: Path) -> None:
+    told(folder, "run", "run", "close", "--on", "shop", "--yes")
+    config = folder / "backout.toml"
+    config.write_text(
+        config.read_text().replace("[environments.shop]\n", '[environments.shop]\nlock_timeout = "50 ms"\n')
+    )
+    busy = sqlite3.connect(folder / "shop.db", isolation_level=None)
+    busy.execute("BEGIN IMMEDIATE")
+
+    assert [one["identifier"] for one in told(folder, "log", "log", "--on", "shop")["runs"]] == ["shop-1"]
+    busy.close()
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------

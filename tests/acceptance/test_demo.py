@@ -132,7 +132,7 @@ def test_demo_that_keeps_its_server_says_how_to_go_on_and_how_to_end_it(place: P
     subprocess.run(["/bin/sh", "-ec", ends[1]], check=True)
 
     assert undone.returncode == 0, undone.stderr
-    assert undone.stdout.startswith("undo      demo-5 of run demo-4")
+    assert undone.stdout.startswith("ghost undo  demo-5 of run demo-4")
     assert not folder.exists()
 
 

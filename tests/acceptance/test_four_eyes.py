@@ -7,13 +7,16 @@ exit statuses and the published shapes.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from acceptance.program import backout, told
-from integration.ledger.clinic import CONFIG, Clinic
+from integration.announcements.listeners import web_listener
+from integration.ledger.clinic import CHANGE, CONFIG, Clinic
+from integration.ledger.keys import make_key
 
 CLOSED = [(1, "closed"), (2, "closed"), (3, "closed")]
 
@@ -222,3 +225,98 @@ def test_a_newcomer_with_one_person_is_asked_for_nobody(tmp_path: Path) -> None:
     report = told(tmp_path, "run", "run", str(clinic.path), "--on", "production", "--yes")
     assert (report["outcome"], report["authority"]) == ("committed", None)
     assert not (tmp_path / ".backout").exists()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "submit close", "approve close --tick all", "approve production-1 --undo", "reject close --why no",
+        "object close --why no", "withdraw close", "overrule close --why no", "consent close", "claim close",
+        "release close", "attest production-1 --saw it", "retain production-1 --until 2030-01-01 --why hold",
+        "announce close --on production --told #dev",
+        "rehearse close --on staging --yes",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_a_named_key_that_is_nobodys_is_refused_and_nothing_is_said(clinic: Clinic, typed: str, by: str) -> None:
+    clinic.prepare()
+    clinic.run()
+    key = make_key(clinic.folder / "keys", "mallory")
+    entries = told(clinic.folder, "audit", "audit")["entries"]
+    named = ["--key", str(key)] if by == "option" else []
+    refused = backout(clinic.folder, *typed.split(), *named, **({} if named else {"BACKOUT_KEY": str(key)}))
+    assert (refused.status, refused.out) == (2, "")
+    assert refused.err == (
+        f'error: the key "{key}" is not in "{clinic.signers}"\n'
+        "state: untouched\n"
+        "hint: name yours with --key FILE or $BACKOUT_KEY, and have its public half added\n"
+    )
+    assert told(clinic.folder, "audit", "audit")["entries"] == entries
+
+
+def test_nobody_is_told_of_a_change_by_whom_cannot_sign_the_receipt(clinic: Clinic) -> None:
+    team = 'announce = {{to = ["team"]}}\n[channels.team]\nkind = "webhook"\nurl_file = "hook"\nattempts = 1\n'
+    clinic.configure(CONFIG.replace('announce = {{before = "1 milliseconds"}}\n', team))
+    with web_listener((200, {})) as listener:
+        (clinic.folder / "hook").write_text(f"{listener.url}/hook\n")
+        make_key(clinic.folder / "keys", "mallory")
+        typed = ["announce", "close", "--on", "production", "--key"]
+        refused = backout(clinic.folder, *typed, "keys/mallory")
+        assert (refused.status, refused.out, listener.got) == (2, "", [])
+        assert backout(clinic.folder, *typed, "keys/cem").status == 0
+        assert len(listener.got) == 1
+
+
+def test_a_named_key_that_is_not_used_is_told_of(clinic: Clinic) -> None:
+    clinic.configure(CONFIG.replace("operators =", 'identity = "os-user"\noperators ='))
+    spoken = backout(clinic.folder, "object", "close", "--on", "production", "--why", "no", "--key", "keys/ann")
+    assert spoken.status == 0, spoken.err
+    assert "(unsigned: the account's name is believed, and the key was not used)" in spoken.out
+
+
+def test_a_rehearsal_says_who_signed_its_certificate(clinic: Clinic) -> None:
+    rehearsed = backout(clinic.folder, "rehearse", "close", "--on", "staging", "--yes", "--key", "keys/eve")
+    assert rehearsed.status == 0, rehearsed.err
+    (certified,) = [line for line in rehearsed.out.splitlines() if "on staging (SQLite" in line and ", by " in line]
+    assert certified.endswith(", by eve")
+    again = says(clinic, "bob", "rehearse", "rehearse", "close", "--on", "staging", "--yes")
+    assert again["certificate"]["person"] == "bob"
+
+
+def test_after_the_run_the_status_proposes_its_undo_and_not_the_run(clinic: Clinic) -> None:
+    clinic.prepare()
+    clinic.run()
+    shown = backout(clinic.folder, "status", "close", "--on", "production", "--key", "keys/cem")
+    lines = shown.out.splitlines()
+    (ran,) = [line for line in lines if line.startswith("ran: ")]
+    assert re.fullmatch(r"ran: production-1, committed, way back until \d{4}-\d\d-\d\d \d\d:\d\d UTC", ran)
+    assert lines[-3:] == [
+        "next: backout undo production-1", "who: cem", "earliest: now, as far as time goes",
+    ]  # fmt: skip
+    status = says(clinic, "cem", "status", "status", "close", "--on", "production")
+    assert (status["may_run"], status["next"]) == (False, "backout undo production-1")
+    assert (status["ran"]["run"], status["ran"]["outcome"]) == ("production-1", "committed")
+    refused = backout(clinic.folder, "run", "close", "--on", "production", "--yes", "--key", "keys/cem")
+    assert (refused.status, "has run here already: production-1" in refused.err) == (3, True)
+
+    assert backout(clinic.folder, "undo", "production-1", "--yes", "--key", "keys/cem").status == 0
+    undone = says(clinic, "cem", "status", "status", "close", "--on", "production")
+    assert (undone["may_run"], undone["next"], undone["ran"]) == (True, "backout run close --on production", None)
+
+
+def test_a_task_for_many_times_may_run_again_after_its_run(clinic: Clinic) -> None:
+    clinic.write(CHANGE.replace("-- ///\n-- @expect", "-- repeat = true\n-- ///\n-- @expect"))
+    clinic.prepare()
+    clinic.run()
+    status = says(clinic, "cem", "status", "status", "close", "--on", "production")
+    assert (status["next"], status["ran"]) == ("backout run close --on production", None)
+
+
+def test_a_run_whose_way_back_is_gone_can_only_be_run_again_with_a_reason(clinic: Clinic) -> None:
+    clinic.configure(CONFIG + 'keep = "1 ms"\n')
+    clinic.prepare()
+    clinic.run()
+    assert backout(clinic.folder, "clean", "--on", "production", "--yes").status == 0
+    shown = backout(clinic.folder, "status", "close", "--on", "production", "--key", "keys/cem")
+    assert "ran: production-1, committed, way back removed " in shown.out
+    assert 'next: backout run close --on production --again "…"\n' in shown.out

@@ -60,9 +60,9 @@ def configure(team: Team, more: str) -> None:
     team.configure(CONFIG + more)
 
 
-def session(team: Team, on: str = "production", loud: str = "stderr") -> Going:
+def session(team: Team, *more: str, on: str = "production", loud: str = "stderr") -> Going:
     """Ann begins one."""
-    words = ("session", "correct-address", "--on", on, "--yes", "--json")
+    words = ("session", "correct-address", "--on", on, "--yes", "--json", *more)
     return Going(team.folder, *words, key=team.key("ann"), loud=loud)
 
 
@@ -262,7 +262,7 @@ def test_session_below_is_the_rehearsal_of_a_session(team: Team) -> None:
     assert "it was not rehearsed on dev" in refused
     assert "hint: backout session correct-address --on dev" in refused
 
-    with session(team, "dev") as ann:
+    with session(team, on="dev") as ann:
         ann.type(CORRECTION + "\\q\n")
         ann.until("dev-1 waits for")
         for person in PEOPLE:
@@ -275,6 +275,22 @@ def test_session_below_is_the_rehearsal_of_a_session(team: Team) -> None:
         ann.until("> ")
         ann.type("\\rollback\n")
         ann.reports(4)
+
+
+def test_emergency_skips_approvals_and_not_the_second_person(team: Team) -> None:
+    configure(team, 'agree_within = "3 s"\napprovals = ["pair"]\nemergency = ["ann"]\n')
+    begin = ("session", "correct-address", "--on", "production", "--yes")
+    team.says("ann", "statement", "submit", "correct-address")
+    assert '"pair" is not approved' in team.refused("ann", *begin)
+
+    with session(team, "--emergency", "--why", "the award goes out today") as ann:
+        waiting(team, ann)
+        team.says("ann", "statement", "agree", RUN, "--yes")
+        report = ann.reports(3)
+
+    assert report["authority"]["emergency"] == "the award goes out today"
+    assert report["error"]["message"] == "not agreed within 3 s: it waited for somebody other than ann"
+    assert applicants(team) == BEFORE
 
 
 def test_of_phi_the_watcher_sees_no_value(team: Team) -> None:

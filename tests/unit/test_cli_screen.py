@@ -276,6 +276,21 @@ production-41  real        committed  2026-11-21 12:00 UTC  1.50 s  ann  close  
     assert drawn(runs([])) == "no runs yet\n"
 
 
+def test_the_list_of_runs_tells_a_ghost_undo_from_one_that_failed() -> None:
+    start = replace(RECORD.start, mode=Mode.UNDO, undo_of=41)
+    failed = replace(RECORD, number=42, start=start, state=RunState.ROLLED_BACK, report={"error": "proof"})
+    ghost = replace(failed, number=43, report={"ghost_undo": True})
+    assert [line[:41] for line in drawn(runs([ghost, failed]), 140).splitlines()[1:]] == [
+        "production-43  ghost undo of 41  rolled b", "production-42  undo of 41        rolled b",
+    ]  # fmt: skip
+
+
+def test_an_undo_in_full_says_how_many_rows_it_left_listed_or_not() -> None:
+    start = replace(RECORD.start, mode=Mode.UNDO, undo_of=41)
+    undo = replace(RECORD, number=42, start=start, report={"conflicts": [{}, {}], "conflicts_unlisted": 3})
+    assert "left      5 rows in conflict, not put back\n" in drawn(run(undo, (), rows=0))
+
+
 def test_one_run_in_full() -> None:
     assert (
         drawn(run(replace(RECORD, open_conflicts=2), TABLES[:1], rows=10))

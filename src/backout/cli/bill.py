@@ -37,7 +37,7 @@ def bill(report: RunReport, *, rows: int, next_command: str | None = None) -> It
         ("proof", _proof(report)),
         (
             "rescue: the rows as they were, and as this run left them",
-            _rescue(report) if report.mode is not Mode.GHOST else (),
+            _rescue(report) if not report.is_ghost else (),
         ),
         ("disk", _disk(report)),
         ("notes", [Text(f"- {plain(note)}") for note in report.notes]),
@@ -87,13 +87,16 @@ def _head(report: RunReport) -> Table:
     shown = ", ".join(plain(one) for one in details if one)
     grid = Table.grid(padding=(0, 2, 0, 0))
     of = f" of run {report.environment}-{report.undo_of}" if report.undo_of is not None else ""
-    grid.add_row(Text(_MODES[report.mode], style="bold"), Text(plain(report.identifier), style="bold").append(of))
+    mode = "ghost undo" if report.ghost_undo else _MODES[report.mode]
+    grid.add_row(Text(mode, style="bold"), Text(plain(report.identifier), style="bold").append(of))
     grid.add_row("change", plain(f"{report.change}: {report.title}"))
     grid.add_row("digest", report.digest[:16])
     grid.add_row("on", plain(report.environment) + (f" ({shown})" if shown else ""))
     style = "green" if report.outcome in _GOOD else "yellow"
     # A ghost run's whole point is to end like that; "rolled back" alone would read as a failure.
     detail = "; nothing was kept, as in every ghost run" if report.mode is Mode.GHOST else ""
+    if report.ghost_undo and report.outcome is RunState.ROLLED_BACK:
+        detail = "; nothing was kept, as in every ghost undo"
     words = report.outcome.value if report.outcome.value == report.state else f"{report.outcome.value}, {report.state}"
     grid.add_row("state", Text(plain(words) + detail, style=style))
     if report.subset is not None:

@@ -83,7 +83,7 @@ KEYS = {
         ("profile", "by name", "What is asked of people, all at once; each of the keys below overrides it."),
         ("identity", "profile", '`"ssh"`: statements are signed. `"os-user"`: the account\'s name is believed.'),
         ("after", "profile", "Environments that must have a rehearsal of the very same change: `[\"staging\"]`."),
-        ("rehearsals", "profile", "How many people must have rehearsed it there; one of them is not its author."),
+        ("rehearsals", "profile", "How many people must have rehearsed it there; of two or more, one is not its author."),
         ("accept_ghost_undo", "`false`", "`true`: `ghost --undo` on this environment stands in for a rehearsal."),
         ("approvals", "profile", "Kinds of approval, each by another person: `[\"correctness\", \"safety\"]`."),
         ("roles", "anybody", "Who may give them: `{correctness = \"team-lead\", safety = [\"platform\", \"dba\"]}`."),

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from backout.cli.screen import console, is_terminal, plain
-from backout.errors import UsageError
+from backout.errors import UNTOUCHED, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -45,7 +45,10 @@ class Conversation:
             return True
         if not is_terminal():
             raise UsageError(f"no answer, and nobody to ask: {question}", hint="answer it with --yes")
-        return self.confirm(question)
+        try:
+            return self.confirm(question)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted at a question: nothing had begun", state=UNTOUCHED) from None
 
     def confirm(self, question: str) -> bool:
         """Ask at the terminal; anything but a clear yes is a no."""

@@ -6,6 +6,7 @@ Not for: preventing it. Invariant: whatever is raised, the last lines say what i
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ def report_failure(error: BaseException, arguments: Sequence[str]) -> int:
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     found = _as_backout_error(error, arguments)
+    found.hint = _as_typed(found.hint, arguments)
     if "--json" in arguments:
         show_json(failure_as_json(found))
     else:
@@ -92,10 +94,29 @@ def _usage(error: click.ClickException) -> UsageError:
     return UsageError(message[:1].lower() + message[1:], hint=f"{verb} --help")
 
 
+def _on(arguments: Sequence[str]) -> str | None:
+    on = next((b for a, b in pairwise(arguments) if a == "--on"), None)
+    return on or next((one.partition("=")[2] for one in arguments if one.startswith("--on=")), None)
+
+
+def _as_typed(hint: str | None, arguments: Sequence[str]) -> str | None:
+    """The hint with the URL that was typed where it names an environment, which exists for this command only."""
+    on = _on(arguments)
+    if hint is None or on is None:
+        return hint
+    from backout.project.config import database_name, shown_url
+
+    made_up = database_name(on if ":" in on else f"sqlite:{on}")
+    if made_up == on:
+        return hint
+    name, shown = re.escape(made_up), shown_url(on)
+    hint = re.sub(rf"--on {name}(?![\w.-])", lambda _: f"--on {shown}", hint)
+    return re.sub(rf"(backout \w+ {name}-\d+)(?! --on)", lambda found: f"{found[1]} --on {shown}", hint)
+
+
 def _state(arguments: Sequence[str]) -> str:
     """Return what can be said when something ended in an unforeseen way: nothing but where to look."""
-    on = next((b for a, b in pairwise(arguments) if a == "--on"), None)
-    on = on or next((one.partition("=")[2] for one in arguments if one.startswith("--on=")), None)
+    on = _on(arguments)
     if on is None and not _ACTING.intersection(arguments[:1]):
         return UNTOUCHED
     from backout.project.config import shown_url

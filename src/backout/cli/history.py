@@ -15,7 +15,7 @@ from rich.text import Text
 from backout.cli.bill import columns, many, seconds, section, when
 from backout.cli.rows import diff
 from backout.cli.screen import plain, shortened
-from backout.engines.values import RunRecord, RunState
+from backout.engines.values import Mode, RunRecord, RunState
 from backout.gates.attestation import Validation
 from backout.runs.report import TableReport
 
@@ -35,7 +35,7 @@ def runs(
     listed = columns(*headings, right=("took",))
     for record in records:
         start = record.start
-        kind = f"undo of {start.undo_of}" if start.undo_of is not None else start.mode.value
+        kind = f"{_undo(record)} of {start.undo_of}" if start.undo_of is not None else start.mode.value
         listed.add_row(
             plain(record.identifier), kind, outcome(record), when(record.started_at), took(record),
             shortened(plain(start.operator), 16), shortened(plain(start.change), 32), way_back(record),
@@ -50,7 +50,8 @@ def run(
     """Yield one run in full: who, when, how it ended, what it wrote, and until when it can be undone."""
     start = record.start
     grid = Table.grid(padding=(0, 2, 0, 0))
-    kind = f"undo of run {start.environment}-{start.undo_of}" if start.undo_of is not None else start.mode.value
+    of = f"{_undo(record)} of run {start.environment}-{start.undo_of}"
+    kind = of if start.undo_of is not None else start.mode.value
     grid.add_row(Text("run", style="bold"), Text(plain(record.identifier), style="bold").append(f"  ({kind})"))
     grid.add_row("change", plain(f"{start.change}: {start.title}"))
     grid.add_row("digest", start.digest)
@@ -62,11 +63,24 @@ def run(
         grid.add_row("validated", _validated(validation))
     if record.batches:
         grid.add_row("batches", f"{record.batches:,} committed")
+    if left := _left(record):
+        grid.add_row("left", Text(f"{many(left, 'row')} in conflict, not put back", style="yellow"))
     if record.open_conflicts:
         grid.add_row("conflicts", Text(f"{many(record.open_conflicts, 'row')} not restored", style="yellow"))
     yield grid
     yield from section("rows", _tables(record, tables))
     yield from section("before → after", (part for table in tables for part in diff(table, rows)))
+
+
+def _undo(record: RunRecord) -> str:
+    return "ghost undo" if record.report.get("ghost_undo") else "undo"
+
+
+def _left(record: RunRecord) -> int:
+    """The rows that an undo has left as they are, since they are in conflict."""
+    if record.start.mode is not Mode.UNDO or record.state is not RunState.COMMITTED:
+        return 0
+    return len(record.report.get("conflicts") or ()) + int(record.report.get("conflicts_unlisted") or 0)
 
 
 def outcome(record: RunRecord) -> Text:

@@ -238,9 +238,11 @@ def tell(spoken: Spoken, done: str, *, json_: bool) -> None:
         return
     where = f" for {statement.environment}" if statement.environment else ""
     proof = "signed" if spoken.signed.signature else "unsigned: the account's name is believed"
+    if spoken.key_unused:
+        proof += ", and the key was not used"
     lines = [f"{done}: {statement.change} {statement.digest[:16]}{where}", f"by {spoken.person} ({proof})"]
     lines.append(f"entry {spoken.position} of the ledger")
-    on = f" --on {statement.environment}" if statement.environment else ""
+    on = f" --on {statement.environment or 'ENV'}"
     lines.append(f"next: backout status {statement.change}{on}")
     show_text("\n".join(map(plain, lines)))
 

@@ -64,6 +64,7 @@ RUN = _object(
     ("error",),
     **_WHAT,
     mode=_one_of(Mode),
+    ghost_undo=_BOOL,
     outcome=_one_of(RunState),
     state=_TEXT,
     data=_TEXT,
@@ -72,6 +73,7 @@ RUN = _object(
     assertions=_list(_object(title=_TEXT, passed=_BOOL, value=_TEXT)),
     proof=_or_null(_object(complete=_BOOL, level=_TEXT, checked=_list(_TEXT))),
     conflicts=_list(_CONFLICT),
+    conflicts_unlisted=_WHOLE,
     sequences=_list(_object(name=_TEXT, before=_or_null(_WHOLE), after=_or_null(_WHOLE))),
     locks=_list(_object(table=_TEXT, mode=_TEXT)),
     backup=_or_null(BACKUP),
@@ -280,6 +282,14 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {
             earliest=_or_null(_TIME),
             run=_or_null(_TEXT),
             validation=VALIDATION,
+            ran=_or_null(
+                _object(
+                    run=_TEXT,
+                    outcome=_one_of(RunState),
+                    way_back_until=_or_null(_TIME),
+                    rescue_dropped_at=_or_null(_TIME),
+                )
+            ),
         ),
     ),
     "audit": (

@@ -76,6 +76,8 @@ def audit(on: str | None, config: Path | None, *, no_signatures: bool, json_: bo
 def _status(found: Status) -> Iterator[RenderableType]:
     from rich.text import Text
 
+    from backout.cli.history import way_back
+
     yield Text(plain(f"{found.change} {found.digest[:16]} on {found.environment}"), style="bold")
     signed = "statements are signed" if found.identity == "ssh" else "statements are unsigned: accounts are believed"
     yield Text(f'profile "{found.profile}", {signed}')
@@ -84,6 +86,10 @@ def _status(found: Status) -> Iterator[RenderableType]:
         yield Text(f"  {word:<5}", style=style).append(plain(f"{one.gate:<13} {one.text}"), style="none")
     for text in found.ignored:
         yield Text("  note ", style="yellow").append(plain(text), style="none")
+    if found.ran is not None:
+        until = "" if found.ran.rescue_dropped_at or found.ran.expires_at is None else "until "
+        text = f"{found.ran.identifier}, {found.ran.state.value}, way back {until}{way_back(found.ran)}"
+        yield Text("ran: ", style="cyan").append(plain(text), style="none")
     if found.run is not None and found.validation is not None:
         yield Text("run: ", style="cyan").append(plain(f"{found.run} is {found.validation.text}"), style="none")
     yield Text("next: ", style="cyan").append(plain(found.next_command), style="none")

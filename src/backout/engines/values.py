@@ -191,6 +191,11 @@ class ConflictKind(Enum):
     PARENT_GONE = "the row it refers to is gone"
     CONSTRAINT = "a constraint refuses it"
 
+    @property
+    def of_values(self) -> bool:
+        """Whether others changed the row itself, so that naming it is enough; else something else is in its way."""
+        return self in (ConflictKind.CHANGED, ConflictKind.DELETED, ConflictKind.KEY_REUSED)
+
 
 @dataclass(frozen=True)
 class Conflict:

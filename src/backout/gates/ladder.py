@@ -22,6 +22,7 @@ def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa
     stale = _problem_here(evidence, own)
     if own and stale is None:
         return Verdict("ladder", satisfied=True, text=f"ghost --undo here proved the way back, by {own[0].person}")
+    proven = []
     for environment in policy.after:
         good = _good(evidence, environment, SESSION if evidence.is_session else REHEARSED)
         problem = _problem(evidence, policy, environment, good)
@@ -37,7 +38,8 @@ def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa
                 "ladder", satisfied=False, text=text, who=_who(good),
                 hint=f"backout {verb} {evidence.change} --on {environment}{here if policy.accept_ghost_undo else ''}",
             )  # fmt: skip
-    return Verdict("ladder", satisfied=True, text=f"rehearsed on {', '.join(policy.after)}")
+        proven.append(f"{environment} by {', '.join(sorted({one.person for one in seen}))}")
+    return Verdict("ladder", satisfied=True, text=f"rehearsed on {' and '.join(proven)}")
 
 
 def _good(evidence: Evidence, environment: str, way: str) -> list[Certificate]:

@@ -21,16 +21,32 @@ def require_first(change: Change, records: Iterable[RunRecord], again: str | Non
         raise Refused("repetition", "--again has no reason", hint='say why: --again "two clinics were added since"')
     if change.metadata.repeat or again is not None:
         return
-    earlier = next((one for one in records if _stands(one, change.identifier)), None)
+    earlier = standing(change, records)
     if earlier is None:
         return
     name = earlier.identifier
-    unfinished = earlier.state is not RunState.COMMITTED
-    first = f"go on with it: backout resume {name}" if unfinished else f"take it back first: backout undo {name}"
+    first = f"{'go on with it' if is_unfinished(earlier) else 'take it back first'}: {way_on(earlier)}"
     raise Refused(
         "repetition", f'change "{change.identifier}" has run here already: {name}, {earlier.started_at:%Y-%m-%d %H:%M %Z}',
         hint=f'{first}; or say why it is to run again: --again "…"; a task for many times says `repeat = true`',
     )  # fmt: skip
+
+
+def standing(change: Change, records: Iterable[RunRecord]) -> RunRecord | None:
+    """The run that stands in the way of another one of this change: the first of these that does."""
+    if change.metadata.repeat:
+        return None
+    return next((one for one in records if _stands(one, change.identifier)), None)
+
+
+def is_unfinished(run: RunRecord) -> bool:
+    """Whether a run that stands can be gone on with: a run in batches that was cancelled is kept for a time, and cannot."""
+    return run.state is not RunState.COMMITTED and run.expires_at is None
+
+
+def way_on(run: RunRecord) -> str:
+    """What to type about a run that stands in the way."""
+    return f"backout {'resume' if is_unfinished(run) else 'undo'} {run.identifier}"
 
 
 def _stands(record: RunRecord, change: str) -> bool:

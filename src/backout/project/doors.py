@@ -22,7 +22,7 @@ from backout.engines.values import (
     ServerFacts,
     Settings,
 )
-from backout.errors import BackoutError, Refused, UsageError
+from backout.errors import BackoutError, Busy, Refused, UsageError
 from backout.gates.judge import (
     Stamp,
     require_hosts,
@@ -171,8 +171,11 @@ class Doors:
             facts = database.facts()  # an engine without an identity of its own has one from now on
         stamp = Stamp(*database.journal.stamp())
         require_stamp(stamp, facts, database.settings)
-        if intent.writes or facts.is_primary:
+        if intent.writes:
             database.journal.settle()
+        elif facts.is_primary:
+            with suppress(Busy):  # who only looks can do without: another session has the lock, and is at work
+                database.journal.settle()
 
     def _run_named(self, run: str, on: str | None) -> tuple[str, int]:
         """`41` with an environment, or `production-41`."""

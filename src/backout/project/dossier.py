@@ -14,7 +14,7 @@ from typing import Any
 
 from backout.change.model import Change, DataClass
 from backout.engines.protocol import Database
-from backout.engines.values import JournalState, Mode, RowChange, RunRecord, RunState, ServerFacts
+from backout.engines.values import JournalState, Mode, RunRecord, RunState, ServerFacts
 from backout.errors import BackoutError
 from backout.gates.attestation import Validation
 from backout.gates.certificate import Certificate
@@ -27,7 +27,7 @@ from backout.project.certificates import certificates_in
 from backout.project.config import Config, Environment
 from backout.project.status import Status
 from backout.project.subject import documents_of, subject_of
-from backout.runs.changes import table_report
+from backout.runs.changes import recorded_tables
 from backout.runs.masking import masked_review
 from backout.runs.report import TableReport
 
@@ -262,10 +262,8 @@ def _tables(database: Database, change: Change, record: RunRecord, rows: int) ->
         return tuple(_from_journal(one) for one in record.report.get("tables") or ())
     is_kept = record.rescue_dropped_at is None and change.metadata.data is not DataClass.PHI and rows > 0
 
-    def sample(one: Any) -> Sequence[RowChange]:
-        return database.journal.sample(record, one, rows) if is_kept else ()
-
-    return tuple(table_report(one, named, sample(one)) for one in record.tables)
+    samples = {one.table.name: database.journal.sample(record, one, rows) for one in record.tables if is_kept}
+    return recorded_tables(record, samples, named)
 
 
 def _from_journal(one: dict[str, Any]) -> TableReport:

@@ -82,11 +82,17 @@ def _named(one: AllowedKey, people: People) -> tuple[str, str]:
     return principal, people.canonical(principal)
 
 
+def named_key(key: Path | None) -> Path | None:
+    """The key that somebody names, by `key` or the variable; None: whichever is found is meant."""
+    named = key or (Path(os.environ[KEY_VARIABLE]) if os.environ.get(KEY_VARIABLE) else None)
+    return named.expanduser() if named is not None else None
+
+
 def _candidates(config: Config, key: Path | None) -> Iterator[Path]:
     """Where a key may be, the most explicit first. A key that is named is the only one."""
-    named = key or (Path(os.environ[KEY_VARIABLE]) if os.environ.get(KEY_VARIABLE) else None)
+    named = named_key(key)
     if named is not None:
-        yield named.expanduser()
+        yield named
         return
     if _output(["git", "config", "gpg.format"], config.folder).strip() == "ssh":
         text = _output(["git", "config", "user.signingkey"], config.folder).strip()

@@ -100,6 +100,7 @@ class Keeping(Reading):
         with self._opened(on, Intent.LOOK) as (database, environment, _):
             policy = self._policy_of(environment)
             channels = require_channels(self.config, policy, environment.name)
+            self.statements.require_speaker(policy)
             at = database.clock()
             earliest = at + policy.announce.before if policy.announce else None
             receipts = deliver(of_change(change, environment.name, operator(), earliest), channels)

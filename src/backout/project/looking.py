@@ -15,6 +15,7 @@ from backout.engines.values import (
     RunRecord,
 )
 from backout.gates.attestation import Validation
+from backout.gates.repetition import standing
 from backout.project.attestations import is_looked_at, validation, validations
 from backout.project.doors import (
     Ask,
@@ -30,11 +31,11 @@ from backout.project.emitted import Story, story_of
 from backout.project.permission import Gatekeeper, Wish, operator_asking
 from backout.project.replaying import change_of, require_nobody_to_ask
 from backout.project.run_entries import newest
-from backout.project.running import Running
+from backout.project.running import ALL, Running
 from backout.project.statements import Spoken
 from backout.project.status import Status, status_of
 from backout.project.subject import Subject, subject_of, subject_of_run
-from backout.runs.changes import table_report
+from backout.runs.changes import recorded_tables
 from backout.runs.masking import shown_rows
 from backout.runs.recorder import Served
 from backout.runs.report import RunReport, TableReport
@@ -68,7 +69,9 @@ class Looking(Running):
             ours = (one for one in newest(database) if is_looked_at(one) and one.start.digest == change.digest)
             last = next(ours, None)
             seen = validation(self.config, last, evidence.said) if last is not None else None
-            return status_of(evidence, place.policy, verdicts, last, seen)
+            records = database.journal.runs(ALL) if has_journal(database) else ()
+            ran = standing(change, (one for one in records if one.start.digest == change.digest))
+            return status_of(evidence, place.policy, verdicts, last, seen, ran)
 
     def approve(
         self, change: Change, on: str, approval: str | None = None, *, ticked: Collection[str] = (),
@@ -115,15 +118,13 @@ class Looking(Running):
             kept, data = record.rescue_dropped_at is None and rows, str(record.report.get("data"))
             if reveal and data == DataClass.PHI.value:
                 self.statements.reveal(record.identifier, subject_of_run(record, self.config), environment.name)
-            tables = tuple(
-                table_report(
-                    one,
-                    frozenset(),
-                    shown_rows(data, database.journal.sample(record, one, rows) if kept else (), reveal=reveal),
+            samples = {
+                one.table.name: shown_rows(
+                    data, database.journal.sample(record, one, rows) if kept else (), reveal=reveal
                 )
                 for one in record.tables
-            )
-            return record, tables
+            }
+            return record, recorded_tables(record, samples)
 
     def emitted(self, run: str, on: str | None = None) -> tuple[RunRecord, Story]:
         """The statements that a program's run sent, as its transcript has them. Raises UsageError where there are none."""

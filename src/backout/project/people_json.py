@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from backout.engines.values import RunRecord
 from backout.gates.attestation import Validation
 from backout.project.audit import Audit
 from backout.project.private import details_without_text
@@ -58,6 +59,20 @@ def status_as_json(one: Status) -> Json:
         "earliest": _time(one.earliest),
         "run": one.run,
         "validation": validation_as_json(one.validation),
+        "ran": _ran(one.ran),
+    }
+
+
+def _ran(one: RunRecord | None) -> Json | None:
+    """Return the run that stands in the way of another one; None: there is none."""
+    if one is None:
+        return None
+    dropped = one.rescue_dropped_at is not None
+    return {
+        "run": one.identifier,
+        "outcome": one.state.value,
+        "way_back_until": None if dropped else _time(one.expires_at),
+        "rescue_dropped_at": _time(one.rescue_dropped_at),
     }
 
 

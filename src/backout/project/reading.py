@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from backout.change.model import COMMENTS, Change
@@ -60,7 +61,9 @@ class Reading(Doors):
         return next((one for one in paths if one.exists()), None)
 
     def _private_change(self, name: str, dialect: Dialect) -> Change:
-        hint = f'write it: backout new "{name}"'
+        known = [one.stem for one in self.config.changes.glob("*") if one.suffix in COMMENTS]
+        near = get_close_matches(name, known, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f'write it: backout new "{name}"'
         try:
             submitted = self.private.find(name)
         except BackoutError as error:

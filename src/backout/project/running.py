@@ -56,7 +56,7 @@ from backout.runs.rehearsal import Pause, Rehearsal, nobody_looks, rehearse
 from backout.runs.report import RunReport
 from backout.runs.undos import UndoRun
 
-_MANY = 100_000  # runs of a journal: all that there are
+ALL = 100_000  # runs of a journal: all that there are
 
 
 class Running(Reading):
@@ -87,6 +87,8 @@ class Running(Reading):
         require_held_back(change, environment)
         run = self._change_run(change, environment, Mode.GHOST, parameters, rows, progress)
         run = replace(run, subset=subset_of(change, subset) if subset is not None else None)
+        if undo and self._policy_of(environment).accept_ghost_undo:
+            self.statements.require_speaker()
         with self._opened(on, Intent.GHOST, ask) as (database, _, facts):
             require_private_place(change.metadata.data.value, facts)
             self._revealed(change, environment, "a ghost run", reveal=reveal)
@@ -134,7 +136,7 @@ class Running(Reading):
         ):
             require_private_place(change.metadata.data.value, facts)
             if subset is None:
-                require_first(change, database.journal.runs(_MANY), again)
+                require_first(change, database.journal.runs(ALL), again)
             self._revealed(change, environment, "a run", reveal=reveal)
             require_room(_needed_bytes(database, change), facts)
             if not ask("run", f'run "{change.identifier}" on {environment.name} ({facts.product} {facts.database})?'):
@@ -142,7 +144,7 @@ class Running(Reading):
             permit.claim()
             database.lease(change.identifier, operator())
             if subset is None:  # once more: nobody else can run it any more, and somebody may have meanwhile
-                require_first(change, database.journal.runs(_MANY), again)
+                require_first(change, database.journal.runs(ALL), again)
             progress("looking for the backup")
             backup = self._backups(environment).required(
                 operator(), private=change.metadata.data is DataClass.PHI, of_any_age=emergency is not None
@@ -184,6 +186,8 @@ class Running(Reading):
         require_readable(change, self.config)
         environment = self.config.environment(on)
         run = self._change_run(change, environment, Mode.REAL, parameters, rows, progress)
+        if self._certifies(environment):
+            self.statements.require_speaker()
         with (
             self._opened(on, Intent.WRITE, ask) as (database, _, facts),
             self._permitted(database, environment, facts, change, run.values, None) as permit,
@@ -201,7 +205,10 @@ class Running(Reading):
             rehearsal = rehearse(database, lambda: self.open(environment), run, reapply=reapply, pause=pause)
             rehearsal = replace(rehearsal, run=with_note(self.config, permit.ended(rehearsal.run)))
             if rehearsal.certificate is not None and self._certifies(environment):
-                self.statements.certify(change, rehearsal.certificate)
+                spoken = self.statements.certify(change, rehearsal.certificate)
+                if spoken.signed.signature is not None:
+                    signed = replace(rehearsal.certificate, person=spoken.person)
+                    rehearsal = replace(rehearsal, certificate=signed)
             return rehearsal
 
     def _certifies(self, environment: Environment) -> bool:

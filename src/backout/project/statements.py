@@ -29,7 +29,7 @@ from backout.ledger.signing import verify
 from backout.ledger.statement import Kind, Signed, Statement
 from backout.project.book import Book
 from backout.project.certificates import certificate_statement
-from backout.project.identity import Speaker, speaker_of
+from backout.project.identity import Speaker, named_key, speaker_of
 from backout.project.subject import Subject, subject_of
 
 
@@ -40,6 +40,7 @@ class Spoken:
     signed: Signed
     person: str
     position: int
+    key_unused: bool = False  # a key was named, and it is not signed: there accounts are believed
 
     @property
     def statement(self) -> Statement:
@@ -234,7 +235,8 @@ class Statements:
         """Append it, once its signature is seen to be good: one that nobody can verify helps nobody."""
         if signed.signature is not None and (problem := verify(signed, self.book.config.signers_file).problem):
             raise UsageError(f"the signature does not verify: {problem}", hint="see `backout doctor`")
-        return Spoken(signed, speaker.name, self.book.write(signed, path).position)
+        unused = signed.signature is None and named_key(self.key) is not None
+        return Spoken(signed, speaker.name, self.book.write(signed, path).position, unused)
 
     def _speaker(self, identity: str) -> Speaker:
         return speaker_of(self.book.config, identity, self.key)
@@ -243,11 +245,20 @@ class Statements:
         """Who would submit a change now. UsageError where no key of theirs is found."""
         return self._speaker(self._strictest().identity)
 
+    def require_speaker(self, policy: Policy | None = None) -> None:
+        """Raise UsageError where nobody could sign what is said at the end: before anything is done. None: vouching."""
+        if policy is None:
+            self._anybody()
+        else:
+            self._speaker(policy.identity)
+
     def _anybody(self) -> Speaker:
-        """The speaker by their key where they have one, else by their account."""
+        """The speaker by their key where they have one, else by their account. UsageError where a named key is nobody's."""
         try:
             return self._speaker(self._strictest().identity)
         except UsageError:
+            if named_key(self.key) is not None:
+                raise
             return self._speaker(OS_USER)
 
     def _policy(self, on: str) -> Policy:

@@ -13,6 +13,7 @@ from backout.engines.values import RunRecord
 from backout.gates.attestation import Validation
 from backout.gates.evidence import Evidence, Verdict
 from backout.gates.policy import Policy
+from backout.gates.repetition import way_on
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,22 @@ class Status:
     earliest: datetime | None  # None: now, as far as time alone goes
     run: str | None = None  # the last run of this text there that people have to look at
     validation: Validation | None = None  # whether they have
+    ran: RunRecord | None = None  # the run of this very text there that stands in the way of another one
 
     @property
     def may_run(self) -> bool:
         """Whether nothing stands in the way."""
-        return all(one.satisfied for one in self.verdicts)
+        return self.ran is None and all(one.satisfied for one in self.verdicts)
 
 
 def status_of(
     evidence: Evidence, policy: Policy, verdicts: Sequence[Verdict], last: RunRecord | None = None,
-    validation: Validation | None = None,
+    validation: Validation | None = None, ran: RunRecord | None = None,
 ) -> Status:  # fmt: skip
     """Return the status that these verdicts mean. The gate "operator" is about who asks, so it comes last.
 
-    `last` is the newest run of this text there, and `validation` says how far people have looked at it.
+    `last` is the newest run of this text there, and `validation` says how far people have looked at it. `ran` is the
+    one that has run and is not undone: the next step is not to run it again, and no gate of a run says when.
     """
     stopping = [one for one in verdicts if not one.satisfied]
     others = [one for one in stopping if one.gate != "operator"]
@@ -55,10 +58,14 @@ def status_of(
     command, who = (run, operators) if first is None else (first.hint or run, first.who or operators)
     if others and all(one.earliest is not None for one in others):
         command, who = run, operators  # nothing is left but to wait
+    if ran is not None:
+        again = f'{run} --again "…"'
+        command, who, waits = again if ran.rescue_dropped_at is not None else way_on(ran), operators, []
     if last is not None and validation is not None and not validation.is_validated:
         command, who = f'backout attest {last.identifier} --saw "…"', "anybody who looked at the application"
     return Status(
         evidence.change, evidence.digest, evidence.environment, policy.profile, policy.identity, tuple(verdicts),
         tuple(f"{one.kind} by {one.person} does not count: {one.problem}" for one in evidence.ignored),
         command, who, max(waits, default=None), last.identifier if last is not None and validation else None, validation,
+        ran,
     )  # fmt: skip

@@ -30,7 +30,7 @@ from backout.runs.batches_going import Told, added, stoppable
 from backout.runs.masking import PHI
 from backout.runs.report import ProofReport, RunReport, TableReport
 from backout.runs.supervise import Reopen, commit_batch, keep_back, require_exact
-from backout.runs.undos import UndoRun, masked
+from backout.runs.undos import UndoRun, in_words, masked, way_out
 
 
 @dataclass
@@ -192,16 +192,13 @@ def _of_batch(captured: CapturedTable, counts: Counts) -> CapturedTable:
 
 
 def _conflicts(undoing: Undoing, original: BatchRecord, outcome: UndoOutcome) -> Conflicts:
-    name, count = undoing.run.record.identifier, len(outcome.conflicts) + outcome.unlisted
+    name = undoing.run.record.identifier
     unknown = undoing.run.resolution.overwrite - {conflict.number for conflict in outcome.conflicts}
     if unknown and undoing.run.resolution.overwrite:
         raise UsageError(f"there is no conflict number {min(unknown)}", hint="list them: backout undo RUN --batch N")
     return Conflicts(
-        f'{count} {"row was" if count == 1 else "rows were"} changed by others since batch {original.number} of run "{name}"',
-        outcome.conflicts, state=undoing.state,
-        hint=f"restore all the others: backout undo {name} --partial; these too, by number: "
-        f"backout undo {name} --batch {original.number} --overwrite "
-        f"{','.join(str(one.number) for one in outcome.conflicts[:2])}",
+        f'{in_words(outcome)} since batch {original.number} of run "{name}"', outcome.conflicts, state=undoing.state,
+        hint=way_out(outcome, f"backout undo {name} --partial", f"backout undo {name} --batch {original.number} "),
     )  # fmt: skip
 
 
@@ -257,4 +254,5 @@ def _report(undoing: Undoing, outcome: RunState, state: str) -> RunReport:
         undo_of=undoing.run.record.number, undo_how=undoing.how, notes=(*undoing.notes, f"{undoing.done} batches put back"),
         data=str(undoing.run.record.report.get("data", "internal")), conflicts_seen=undoing.seen,
         authority=start.authority, duration_s=monotonic() - undoing.began, database=about,
+        conflicts_unlisted=undoing.unlisted, ghost_undo=undoing.run.ghost,
     )  # fmt: skip

@@ -12,7 +12,17 @@ from backout.change.model import Change, DataClass, StepKind
 from backout.change.subset import Subset
 from backout.engines.batches import Limits
 from backout.engines.protocol import Database, Transaction
-from backout.engines.values import Capture, CapturedTable, Mode, Resolution, RunStart, RunState, Table, TableName
+from backout.engines.values import (
+    Capture,
+    CapturedTable,
+    Mode,
+    Resolution,
+    RunRecord,
+    RunStart,
+    RunState,
+    Table,
+    TableName,
+)
 from backout.errors import BackoutError, CheckAfterFailed, OutcomeUnknown, ProofFailed
 from backout.gates.policy import Window
 from backout.recovery.plan import UndoPolicy, plan_undo
@@ -212,6 +222,27 @@ def table_report(one: CapturedTable, named: frozenset[tuple[str | None, str]], s
         str(name), inserted, updated, deleted, one.captured_by, is_named, tuple(sample),
         tuple(column for column in one.after_columns if column not in one.table.key), one.table.key,
     )  # fmt: skip
+
+
+def recorded_tables(
+    record: RunRecord,
+    samples: Mapping[TableName, Sequence[Any]],
+    named: frozenset[tuple[str | None, str]] = frozenset(),
+) -> tuple[TableReport, ...]:
+    """The tables of a run of the journal; of an undo the rows that it put back, as it has said itself.
+
+    The database's counts hold each attempt that met a conflict and was taken back, too.
+    """
+    tables = tuple(table_report(one, named, samples.get(one.table.name, ())) for one in record.tables)
+    if record.start.mode is not Mode.UNDO or "tables" not in record.report:
+        return tables
+    said: Mapping[str, Mapping[str, int]] = {one["table"]: one for one in record.report["tables"]}
+    return tuple(_as_said(one, said.get(one.table, {})) for one in tables)
+
+
+def _as_said(table: TableReport, said: Mapping[str, int]) -> TableReport:
+    inserted, updated, deleted = (said.get(count, 0) for count in ("inserted", "updated", "deleted"))
+    return replace(table, inserted=inserted, updated=updated, deleted=deleted)
 
 
 def _net(one: CapturedTable) -> tuple[int, int, int]:

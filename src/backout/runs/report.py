@@ -91,10 +91,12 @@ class RunReport:
     assertions: tuple[AssertionReport, ...] = ()
     proof: ProofReport | None = None
     conflicts: tuple[Conflict, ...] = ()
+    conflicts_unlisted: int = 0  # rows in conflict beyond those in `conflicts`
     sequences: tuple[SequenceMove, ...] = ()
     locks: tuple[Lock, ...] = ()
     rescue: tuple[RescueReport, ...] = ()
     undo_of: int | None = None
+    ghost_undo: bool = False  # an undo that is only shown, and rolled back
     undo_how: str | None = None  # how the application's triggers were kept out of an undo
     data: str = "internal"  # how sensitive the rows are; of "phi" no value is shown
     conflicts_seen: str | None = None  # fingerprint of the listed conflicts, which `--overwrite` numbers refer to
@@ -113,6 +115,11 @@ class RunReport:
     authority: Authority | None = None
     agreement: Mapping[str, Any] | None = None  # of a session: {"sha256": of its rows, "people", "statements"}
     database: Mapping[str, Any] = field(default_factory=dict)  # product, version, name, role
+
+    @property
+    def is_ghost(self) -> bool:
+        """Whether it was to be rolled back from the beginning."""
+        return self.mode is Mode.GHOST or self.ghost_undo
 
 
 def shown(value: object, *, private: bool) -> str:

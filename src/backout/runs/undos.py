@@ -65,11 +65,12 @@ def run_undo(database: Database, reopen: Reopen, run: UndoRun) -> RunReport:
         report = RunReport(
             number, "", run.start.change, run.start.title, run.start.digest, run.start.environment, Mode.UNDO,
             RunState.RUNNING, "untouched", conflicts=outcome.conflicts, undo_of=run.record.number, undo_how=outcome.how,
-            notes=outcome.notes, data=data, conflicts_seen=outcome.fingerprint,
+            notes=outcome.notes, data=data, conflicts_seen=outcome.fingerprint, conflicts_unlisted=outcome.unlisted,
+            ghost_undo=run.ghost,
         )  # fmt: skip
         _require_known(run.resolution, outcome)
         if outcome.refused:
-            raise _conflicts(run, outcome, report)
+            raise _conflicts(run, plan, outcome, report)
         return report
 
     def capture(transaction: Transaction, number: int) -> Capture:
@@ -92,16 +93,29 @@ def _as_planned(table: TableReport, counts: Counts) -> TableReport:
     return replace(table, inserted=counts.inserted, updated=counts.updated, deleted=counts.deleted)
 
 
-def _conflicts(run: UndoRun, outcome: UndoOutcome, report: RunReport) -> Conflicts:
-    name, count = run.record.identifier, len(outcome.conflicts) + outcome.unlisted
-    error = Conflicts(
-        f'{count} {"row was" if count == 1 else "rows were"} changed by others since run "{name}"',
-        outcome.conflicts,
-        hint=f"restore all the others: backout undo {name} --partial; "
-        f"these too, by number: --overwrite {','.join(str(one.number) for one in outcome.conflicts[:2])}",
-    )
+def _conflicts(run: UndoRun, plan: UndoPlan, outcome: UndoOutcome, report: RunReport) -> Conflicts:
+    name = run.record.identifier
+    said = [note for note in outcome.notes if note not in plan.notes]
+    hint = "; ".join([*said, way_out(outcome, f"backout undo {name} --partial", "")])
+    error = Conflicts(f'{in_words(outcome)} since run "{name}"', outcome.conflicts, hint=hint)
     error.report = replace(report, outcome=RunState.REFUSED, state="untouched")
     return error
+
+
+def in_words(outcome: UndoOutcome) -> str:
+    """How many rows are in conflict, and whether others changed them."""
+    count = len(outcome.conflicts) + outcome.unlisted
+    what = "changed by others" if any(one.kind.of_values for one in outcome.conflicts) else "hindered by others"
+    return f"{count} {'row was' if count == 1 else 'rows were'} {what}"
+
+
+def way_out(outcome: UndoOutcome, partial: str, named: str) -> str:
+    """What to type; rows that something else is in the way of are proposed by nobody."""
+    numbers = [str(one.number) for one in outcome.conflicts if one.kind.of_values][:2]
+    others = f"these too, by number: {named}--overwrite {','.join(numbers)}"
+    if not numbers:
+        others = "what is in the way of the listed ones has to be mended first"
+    return f"restore all the others: {partial}; {others}"
 
 
 def masked(conflict: Conflict) -> Conflict:

@@ -54,7 +54,9 @@ def elsewhere(folder: Path, statements: str) -> None:
 
 def run(folder: Path, statements: str, data: str = "internal") -> object:
     path = folder / "change.sql"
-    path.write_text(f'-- /// change\n-- title = "A change"\n-- data = "{data}"\n-- ///\n{statements}\n')
+    path.write_text(
+        f'-- /// change\n-- title = "A change"\n-- data = "{data}"\n-- repeat = true\n-- ///\n{statements}\n'
+    )
     found = project(folder)
     return found.run(found.change(str(path)), "test", ask=yes)
 
