@@ -7,7 +7,7 @@ goes the careful way. Columns of foreign keys go the careful way, too.
 
 from __future__ import annotations
 
-from backout.engines.mariadb.catalogue import foreign_keys
+from backout.engines.mariadb.catalogue import foreign_keys, self_setting_columns
 from backout.engines.mariadb.completeness import Counter
 from backout.engines.mariadb.names import comma, qualified, quoted
 from backout.engines.mariadb.quick import CAPTURED_BY
@@ -25,7 +25,7 @@ def restore(session: Session, control: Session, plan: UndoPlan, rescue: str, cou
     session.run("SAVEPOINT backout_at_once")
     before = counter.rows_modified(session)
     try:
-        matched = session.write(_statement(work), doing=f"put rows of {work.plan.table.name} back")
+        matched = session.write(_statement(work, control), doing=f"put rows of {work.plan.table.name} back")
     except DatabaseFailed as error:
         if error.sqlstate == "40001":
             raise
@@ -54,8 +54,14 @@ def _suited(plan: UndoPlan, rescue: str, control: Session) -> Work | None:
     return work_of(entry, 0, rescue)
 
 
-def _statement(work: Work) -> str:
-    """Every column is set, to itself where nothing is to be done: else ON UPDATE CURRENT_TIMESTAMP would set some."""
+def _statement(work: Work, control: Session) -> str:
+    """A column that ON UPDATE CURRENT_TIMESTAMP would set is set to itself.
+
+    No other one: the server collects every column that is set in a temporary table, unless the table itself comes first
+    in the join; then it would wait for other people's locks on rows that are not put back.
+    """
+    name = work.plan.table.name
+    stamped = self_setting_columns(control, name)
     back = [pair for pair in work.compared if work.is_kept_after(pair)]
     restored = {pair.new.name for pair in back}
     sets = [
@@ -70,7 +76,7 @@ def _statement(work: Work) -> str:
     sets += [
         f"T.{quoted(column.name)} = T.{quoted(column.name)}"
         for column in work.plan.table.restorable
-        if column.name not in restored and column.name not in work.plan.table.key
+        if column.name in stamped and column.name not in restored and column.name not in work.plan.table.key
     ]
     same = [f"{pair.exact('T')} <=> {pair.exact('A')}" for pair in back if not pair.bookkeeping]
     on = {
@@ -78,7 +84,7 @@ def _statement(work: Work) -> str:
         for alias, left in (("T", "A"), ("B", "A"))
     }
     return (
-        f"UPDATE {work.rescue_table(work.captured.after_rescue)} A JOIN {qualified(work.plan.table.name)} T ON {on['T']} "
+        f"UPDATE {work.rescue_table(work.captured.after_rescue)} A JOIN {qualified(name)} T ON {on['T']} "
         f"JOIN {work.rescue_table(work.captured.before_rescue)} B ON {on['B']} SET {comma(sets)} "
         f"WHERE {' AND '.join(same) or 'TRUE'}"
     )
