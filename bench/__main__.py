@@ -17,7 +17,8 @@ HEAD = """# Performance
 Measured by `make bench`: paired ratios of medians from alternating rounds of one run, each on a freshly loaded,
 vacuumed and checkpointed table. "By hand" is what a careful person types: `CREATE TABLE rescue AS SELECT * …; UPDATE …`
 in one transaction, and `UPDATE … FROM rescue` to take it back. "Guarded" is the whole `backout` command, from the
-process's start to its end. The server runs with fsync, on the machine of the measurement; nothing else does.
+process's start to its end. The server runs with fsync, on the machine of the measurement; nothing else does, unless
+a section says so.
 
 """
 ENGINES: Mapping[str, tuple[str, Callable[[int], tuple[list[Ratio], list[str]]]]] = {

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from backout.errors import InvalidFile
 from backout.sql.model import Dialect
 from backout.sql.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from backout.sql.tokens import Token
 
 MASK = "•••"
 
@@ -74,29 +80,28 @@ def _postgres(text: str) -> list[Piece]:
 
 def _sqlite(text: str) -> list[Piece]:
     from backout.sql.sqlite_scan import scan
-    from backout.sql.tokens import TokenKind
 
-    literal = (TokenKind.STRING, TokenKind.BLOB, TokenKind.NUMBER)
-    comment = (TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT)
-    found = []
-    for token in scan(Source(text, "statement")):
-        part = Part.LITERAL if token.kind in literal else Part.COMMENT if token.kind in comment else None
-        # A name in double quotes that is none is a text (https://sqlite.org/quirks.html, 8): nobody can tell from here.
-        if token.kind is TokenKind.QUOTED and token.text.startswith('"'):
-            part = Part.LITERAL
-        found.append(_piece(text, token.start, token.end, part))
-    return found
+    # A name in double quotes that is none is a text (https://sqlite.org/quirks.html, 8): nobody can tell from here.
+    return _scanned(text, scan(Source(text, "statement")), named='"')
 
 
 def _mariadb(text: str) -> list[Piece]:
     from backout.sql.mariadb_scan import scan
+
+    return _scanned(text, scan(Source(text, "statement")))
+
+
+def _scanned(text: str, tokens: Iterable[Token], named: str | None = None) -> list[Piece]:
+    """The pieces of a text that our own scanner has read; `named` is the quote of names that may be literals."""
     from backout.sql.tokens import TokenKind
 
     literal = (TokenKind.STRING, TokenKind.BLOB, TokenKind.NUMBER)
     comment = (TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT)
     found = []
-    for token in scan(Source(text, "statement")):
+    for token in tokens:
         part = Part.LITERAL if token.kind in literal else Part.COMMENT if token.kind in comment else None
+        if named is not None and token.kind is TokenKind.QUOTED and token.text.startswith(named):
+            part = Part.LITERAL
         found.append(_piece(text, token.start, token.end, part))
     return found
 

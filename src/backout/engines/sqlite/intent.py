@@ -7,7 +7,7 @@ those of triggers and foreign key actions included (https://sqlite.org/c3ref/set
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ import apsw
 
 from backout.engines.sqlite.catalogue import ROWID_NAMES, describe, foreign_keys, form_of
 from backout.engines.sqlite.guard import Guard
-from backout.engines.sqlite.statements import Parameters, fetch, storable
+from backout.engines.sqlite.statements import Parameters, bindings_of, fetch
 from backout.engines.values import Table
 
 
@@ -53,13 +53,8 @@ def foresee(connection: apsw.Connection, guard: Guard, statement: str, parameter
 
     cursor = connection.cursor()
     cursor.exec_trace = look
-    bindings: dict[str, Any] | tuple[Any, ...]
-    if isinstance(parameters, Mapping):
-        bindings = {name: storable(value) for name, value in parameters.items()}
-    else:
-        bindings = tuple(map(storable, parameters))
     with guard.listening() as heard, suppress(apsw.ExecTraceAbort):
-        cursor.execute(statement, bindings or None, can_cache=False)
+        cursor.execute(statement, bindings_of(parameters), can_cache=False)
     writes = [access for access in heard if access.database != "temp"]
     codes = {access.code for access in writes}
     return Intent(

@@ -86,13 +86,15 @@ def run(
 
     cursor = connection.cursor()
     cursor.exec_trace = look
-    bindings: dict[str, Any] | tuple[Any, ...]
-    if isinstance(parameters, Mapping):
-        bindings = {name: storable(value) for name, value in parameters.items()}
-    else:
-        bindings = tuple(map(storable, parameters))
-    rows = cursor.execute(statement, bindings or None, can_cache=cached).fetchall()
+    rows = cursor.execute(statement, bindings_of(parameters), can_cache=cached).fetchall()
     return SqliteResult(connection.changes() if writes else 0, columns, rows)
+
+
+def bindings_of(parameters: Parameters) -> dict[str, Any] | tuple[Any, ...] | None:
+    """The parameters as apsw takes them; None: there are none."""
+    if isinstance(parameters, Mapping):
+        return {name: storable(value) for name, value in parameters.items()} or None
+    return tuple(map(storable, parameters)) or None
 
 
 def storable(value: Any) -> Any:
