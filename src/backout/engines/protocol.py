@@ -226,8 +226,8 @@ class Journal(Protocol):
     def end_run(self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]) -> None:
         """Record the end of a run whose transaction is not there to do it (ghost, rolled back, refused)."""
 
-    def runs(self, limit: int) -> Sequence[RunRecord]:
-        """The newest first."""
+    def runs(self, limit: int, change: str | None = None) -> Sequence[RunRecord]:
+        """The newest first; of that change alone, where one is named."""
 
     def run(self, number: int) -> RunRecord | None: ...
 

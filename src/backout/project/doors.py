@@ -46,7 +46,7 @@ from backout.project.subject import Subject, subject_of
 from backout.project.tunnel import Tunnel, tunnel_of
 from backout.runs.supervise import undisturbed
 
-#: Answers a question: (kind, text). Kinds: "create_journal", "run", "undo". False means no.
+#: Answers a question: (kind, text). Kinds: "create_journal", "run", "rehearse", "undo", "resume", "restore". False means no.
 Ask = Callable[[str, str], bool]
 Progress = Callable[[str], None]
 

@@ -69,7 +69,7 @@ class Looking(Running):
             ours = (one for one in newest(database) if is_looked_at(one) and one.start.digest == change.digest)
             last = next(ours, None)
             seen = validation(self.config, last, evidence.said) if last is not None else None
-            records = database.journal.runs(ALL) if has_journal(database) else ()
+            records = database.journal.runs(ALL, change.identifier) if has_journal(database) else ()
             ran = standing(change, (one for one in records if one.start.digest == change.digest))
             return status_of(evidence, place.policy, verdicts, last, seen, ran)
 

@@ -56,7 +56,7 @@ from backout.runs.rehearsal import Pause, Rehearsal, nobody_looks, rehearse
 from backout.runs.report import RunReport
 from backout.runs.undos import UndoRun
 
-ALL = 100_000  # runs of a journal: all that there are
+ALL = 100_000  # runs of one change: all that there are
 
 
 class Running(Reading):
@@ -136,7 +136,7 @@ class Running(Reading):
         ):
             require_private_place(change.metadata.data.value, facts)
             if subset is None:
-                require_first(change, database.journal.runs(ALL), again)
+                require_first(change, database.journal.runs(ALL, change.identifier), again)
             self._revealed(change, environment, "a run", reveal=reveal)
             require_room(_needed_bytes(database, change), facts)
             if not ask("run", f'run "{change.identifier}" on {environment.name} ({facts.product} {facts.database})?'):
@@ -144,7 +144,7 @@ class Running(Reading):
             permit.claim()
             database.lease(change.identifier, operator())
             if subset is None:  # once more: nobody else can run it any more, and somebody may have meanwhile
-                require_first(change, database.journal.runs(ALL), again)
+                require_first(change, database.journal.runs(ALL, change.identifier), again)
             progress("looking for the backup")
             backup = self._backups(environment).required(
                 operator(), private=change.metadata.data is DataClass.PHI, of_any_age=emergency is not None

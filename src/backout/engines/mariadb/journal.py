@@ -131,9 +131,10 @@ class MariaJournal:
             raise
         self._control.run("COMMIT")
 
-    def runs(self, limit: int) -> Sequence[RunRecord]:
-        """The newest first."""
-        where = f"WHERE target = {literal(self._target)} ORDER BY number DESC LIMIT {int(limit)}"
+    def runs(self, limit: int, change: str | None = None) -> Sequence[RunRecord]:
+        """The newest first; of that change alone, where one is named."""
+        named = "" if change is None else f"AND `change` = {literal(change)} "
+        where = f"WHERE target = {literal(self._target)} {named}ORDER BY number DESC LIMIT {int(limit)}"
         return records.read_runs(self._control, where)
 
     def run(self, number: int) -> RunRecord | None:

@@ -198,9 +198,11 @@ class PostgresJournal:
             raise
         self._control.run("COMMIT")
 
-    def runs(self, limit: int) -> Sequence[RunRecord]:
-        """The newest first."""
-        rows = self._control.run(f"{_SELECT_RUN} ORDER BY number DESC LIMIT $1", [limit]).rows
+    def runs(self, limit: int, change: str | None = None) -> Sequence[RunRecord]:
+        """The newest first; of that change alone, where one is named."""
+        named = "WHERE change = $2" if change is not None else ""
+        values = [limit] if change is None else [limit, change]
+        rows = self._control.run(f"{_SELECT_RUN} {named} ORDER BY number DESC LIMIT $1", values).rows
         tables: dict[int, list[CapturedTable]] = {row[0]: [] for row in rows}
         for number, *table in self._control.run(
             f"SELECT run, {_TABLE_COLUMNS} FROM backout.run_table WHERE run = ANY ($1) ORDER BY run, place",

@@ -162,11 +162,13 @@ class SqliteJournal:
         with self._writing() as connection:
             records.write_end(connection, run, state, tables, report)
 
-    def runs(self, limit: int) -> Sequence[RunRecord]:
-        """The newest first."""
+    def runs(self, limit: int, change: str | None = None) -> Sequence[RunRecord]:
+        """The newest first; of that change alone, where one is named."""
         self._require()
         with self._reading() as connection:
-            return records.read_runs(connection, "ORDER BY number DESC LIMIT ?", (limit,))
+            named = "" if change is None else "WHERE change = ? "
+            values = (limit,) if change is None else (change, limit)
+            return records.read_runs(connection, f"{named}ORDER BY number DESC LIMIT ?", values)
 
     def run(self, number: int) -> RunRecord | None:
         """The run of that number, or None."""
