@@ -205,8 +205,8 @@ def test_markup_in_a_value_is_text() -> None:
         (
             "bounded",
             (
-                "the database also counts attempts that were taken back inside the run (savepoints, caught errors), so "
-                "its count is a bound; every table that was written has been compared"
+                "the database's count is a bound, since it also counts what the run itself took back (savepoints, caught "
+                "errors, rows made and deleted again); every table that was written has been compared"
             ),
         ),
     ],

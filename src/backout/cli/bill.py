@@ -179,8 +179,8 @@ def explained(level: str) -> str:
         writes = many(int(number), "write") if number.isdigit() else "some writes"
         return f"{writes} went to rows that the run had written before"
     return (
-        "the database also counts attempts that were taken back inside the run (savepoints, caught errors), so its "
-        "count is a bound; every table that was written has been compared"
+        "the database's count is a bound, since it also counts what the run itself took back (savepoints, caught errors, "
+        "rows made and deleted again); every table that was written has been compared"
     )
 
 

@@ -84,6 +84,7 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
         subsetting=limits,
     )  # fmt: skip
     named = frozenset(name for step in run.change.steps for name in step.statement.tables)
+    targets = frozenset((one.schema, one.table) for step in run.change.steps for one in step.statement.targets)
 
     def apply(transaction: Transaction, number: int) -> RunReport:
         report = RunReport(
@@ -115,7 +116,7 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
         return transaction.capture(number, recorder.hints, keep=run.mode is Mode.REAL or run.prove_way_back)
 
     def inspect(transaction: Transaction, found: Capture, verdict: Verdict, report: RunReport) -> RunReport:
-        report = described(transaction, found, verdict, report, named | recorder.named, run.rows, reveal=run.reveal)
+        report = described(transaction, found, verdict, report, targets | recorder.named, run.rows, reveal=run.reveal)
         if report.data == PHI:
             report = replace(report, notes=(*report.notes, REVEALED if run.reveal else MASKED))
         report = _with_obstacle(database, found, run, report)
