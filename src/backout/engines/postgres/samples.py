@@ -1,4 +1,8 @@
-"""Rows before and after, for people to look at: a few, in the order of the key, every value as text."""
+"""Rows before and after, for people to look at: a few, in the order of the key, every value as text.
+
+Of a large rescue the few come from its first pages, in the order of their keys: to sort half a million rows took 0.1 s
+on each side, for ten of them (measured on 18.4).
+"""
 
 from __future__ import annotations
 
@@ -6,41 +10,40 @@ from collections.abc import Mapping, Sequence
 
 from backout.engines.postgres.images import columns_named
 from backout.engines.postgres.names import comma, qualified, quoted
-from backout.engines.postgres.session import Session, at_once
+from backout.engines.postgres.session import Session
 from backout.engines.values import CapturedTable, Column, RowChange, TableName
 
 _Row = dict[str, str | None]
+_Key = tuple[str | None, ...]
+
+_CANDIDATES = 20  # times the rows to show, among which new ones are looked for
+_MANY_ROWS = 50_000
+_FIRST_PAGES = 500  # of 8 kB; a TID range scan reads no more of them (manual 14.1.2: since PostgreSQL 14)
 
 
 def sample_rows(
     before_session: Session, after_session: Session, schema: str, captured: CapturedTable, limit: int
 ) -> Sequence[RowChange]:
     """Up to `limit` rows. While the run is open only aux sees its pre-images, and only main its post-images."""
-    table, key = captured.table, captured.table.key
-    all_columns = table.restorable
-    after_kept = columns_named(table, (*key, *captured.after_columns)) if key else all_columns
-    inserted = captured.counted.inserted if captured.counted else 0
-    first = limit - min(inserted, limit // 3) if key else limit  # of a mixed change some new rows are shown, too
-    before, after = at_once(
-        lambda: _rows(before_session, schema, captured.before_rescue, all_columns, key, first),
-        lambda: _rows(after_session, schema, captured.after_rescue, after_kept, key, limit),
-        beside=before_session is not after_session,
-    )
+    name, key = captured.table.name, captured.table.key
+    all_columns = captured.table.restorable
+    before = _Rescue(before_session, schema, captured.before_rescue, captured.before_rows, all_columns, key)
+    kept = columns_named(captured.table, (*key, *captured.after_columns)) if key else all_columns
+    after = _Rescue(after_session, schema, captured.after_rescue, captured.after_rows, kept, key)
     if not key:
-        return [RowChange(table.name, row, None) for _, row in before] + [
-            RowChange(table.name, None, row) for _, row in after
+        return [RowChange(name, row, None) for _, row in before.first(limit)] + [
+            RowChange(name, None, row) for _, row in after.first(limit)
         ]
-    after_of, named = dict(after), [identity for identity, _ in before]
-    missing = [identity for identity in named if identity not in after_of]  # deleted, or not among the first by key
-    after_of |= _rows(after_session, schema, captured.after_rescue, after_kept, key, limit, only=missing)
-    changes = [RowChange(table.name, row, _merged(row, after_of.get(identity))) for identity, row in before]
+    inserted = captured.counted.inserted if captured.counted else 0
+    old = before.first(limit - min(inserted, limit // 3))  # of a mixed change some new rows are shown, too
+    named = [identity for identity, _ in old]
+    new = dict(after.named(named))
+    changes = [RowChange(name, row, _merged(row, new.get(identity))) for identity, row in old]
     if len(changes) < limit:
-        new = _rows(after_session, schema, captured.after_rescue, after_kept, key, limit, but=named)
-        for identity, row in new[: limit - len(changes)]:
-            old = dict(_rows(before_session, schema, captured.before_rescue, all_columns, key, 1, only=[identity]))
-            if identity not in old:
-                changes.append(RowChange(table.name, None, row))
-    return changes
+        others = after.first(_CANDIDATES * limit, but=named)
+        there = dict(before.named([identity for identity, _ in others]))
+        changes += [RowChange(name, None, row) for identity, row in others if identity not in there]
+    return changes[:limit]
 
 
 def _merged(before: _Row, after: Mapping[str, str | None] | None) -> _Row | None:
@@ -48,29 +51,48 @@ def _merged(before: _Row, after: Mapping[str, str | None] | None) -> _Row | None
     return None if after is None else {**before, **after}
 
 
-def _rows(
-    session: Session,
-    schema: str,
-    rescue: str | None,
-    columns: Sequence[Column],
-    key: Sequence[str],
-    limit: int,
-    *,
-    only: Sequence[str] | None = None,
-    but: Sequence[str] | None = None,
-) -> list[tuple[str, _Row]]:
-    """(key as text, row) of a rescue table, in the order of the key."""
-    if rescue is None or (only is not None and not only):
-        return []
-    identity = f"ROW({comma(f'r.{quoted(name)}' for name in key)})::text" if key else "''"
-    cells = comma(f"r.{quoted(column.name)}::text" for column in columns)
-    order = comma(f"r.{quoted(name)}" for name in key)
-    ordered = f" ORDER BY {order}" if order else ""
-    source, parameters = f"{qualified(TableName(schema, rescue))} r", []
-    if only is not None or but is not None:
-        parameters = [list(only if only is not None else but or ())]
-        source += f" WHERE {identity} {'= ANY' if only is not None else '<> ALL'} ($1)"
-    # The inner LIMIT first: casting every row to text takes ten times as long as finding the first few.
-    text = f"SELECT {identity}, {cells} FROM (SELECT r.* FROM {source}{ordered} LIMIT {int(limit)}) r{ordered}"
-    names = [column.name for column in columns]
-    return [(row[0], dict(zip(names, row[1:], strict=True))) for row in session.run(text, parameters).rows]
+class _Rescue:
+    """One rescue table, or none, and the session that sees it."""
+
+    def __init__(
+        self, session: Session, schema: str, name: str | None, rows: int, columns: Sequence[Column], key: Sequence[str]
+    ) -> None:
+        self._session, self._key, self._rows = session, key, rows
+        self._place = qualified(TableName(schema, name)) if name is not None else None
+        self._columns = columns
+        self._types = {one.name: "text" if one.stored_as_text else one.type for one in columns}
+
+    def first(self, limit: int, *, but: Sequence[_Key] = ()) -> list[tuple[_Key, _Row]]:
+        """(key, row) of the first rows, without those that are named already."""
+        taken = f"({self._matches}) IS NOT TRUE" if but else "true"
+        pages = max(_FIRST_PAGES, limit)  # a page holds a row at least
+        few = f"r.ctid < '({pages},0)'::tid" if self._rows > _MANY_ROWS and not but else "true"
+        return self._asked(f"{few} AND {taken}", limit, but)
+
+    def named(self, keys: Sequence[_Key]) -> list[tuple[_Key, _Row]]:
+        """(key, row) of the rows with these keys."""
+        return self._asked(self._matches, len(keys), keys) if keys else []
+
+    @property
+    def _matches(self) -> str:
+        """Is the row's key among those given, an array of texts for each column? Compared in its type, by hash."""
+        given = comma(f"${place}::text[]" for place in range(1, len(self._key) + 1))
+        names = comma(f"k{place}" for place in range(len(self._key)))
+        typed = comma(f"w.k{place}::{self._types[name]}" for place, name in enumerate(self._key))
+        return (
+            f"({comma(f'r.{quoted(name)}' for name in self._key)}) IN (SELECT {typed} FROM unnest({given}) w({names}))"
+        )
+
+    def _asked(self, condition: str, limit: int, keys: Sequence[_Key]) -> list[tuple[_Key, _Row]]:
+        if self._place is None:
+            return []
+        ordered = f" ORDER BY {comma(f'r.{quoted(name)}' for name in self._key)}" if self._key else ""
+        cells = comma(f"r.{quoted(column.name)}::text" for column in self._columns)
+        # The inner LIMIT first: casting every row to text takes ten times as long as finding the first few.
+        inner = f"SELECT r.* FROM {self._place} r WHERE {condition}{ordered} LIMIT {int(limit)}"
+        names = [column.name for column in self._columns]
+        rows = self._session.run(
+            f"SELECT {cells} FROM ({inner}) r{ordered}", [list(one) for one in zip(*keys, strict=True)]
+        ).rows
+        found = [dict(zip(names, row, strict=True)) for row in rows]
+        return [(tuple(row[name] for name in self._key), row) for row in found]
