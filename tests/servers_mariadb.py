@@ -250,10 +250,10 @@ class MariaDatabase:
 
 
 class MariaServers:
-    """The server of this test process; a resource."""
+    """The server of this test process, or one that is started with other options; a resource."""
 
-    def __init__(self, worker: str) -> None:
-        self._worker = worker
+    def __init__(self, worker: str, options: Sequence[str] = ()) -> None:
+        self._worker, self._options = worker, options
         self._server: MariaServer | None = None
         self._administrator: Connection[Any] | None = None
         self._numbers = itertools.count(1)
@@ -261,7 +261,7 @@ class MariaServers:
     def server(self) -> MariaServer:
         """The running server."""
         if self._server is None:
-            self._server = MariaServer.start()
+            self._server = MariaServer.start(self._options)
             self._administrator = self._server.root()
             self._run(f"CREATE USER root_test@`%` IDENTIFIED BY '{PASSWORD}'")
             self._run("GRANT ALL ON *.* TO root_test@`%` WITH GRANT OPTION")

@@ -130,4 +130,5 @@ class MariadbTarget:
 
 
 def _exact(cell: Any) -> str | None:
-    return cell.hex() if isinstance(cell, bytes) else None if cell is None else str(cell)
+    """Bytes as backout prints them: `0x00` and `0x0000` are two keys, while the numbers 00 and 0000 would be one."""
+    return f"0x{cell.hex().upper()}" if isinstance(cell, bytes) else None if cell is None else str(cell)

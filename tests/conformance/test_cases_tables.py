@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backout.errors import Refused
+from backout.errors import BackoutError, Refused
 from conformance.stage import Stage, in_background
 
 #: PostgreSQL cuts names at 63 bytes; the first 62 are shared.
@@ -350,3 +350,51 @@ def test_case_20_rows_of_an_inheritance_child_are_captured(stage: Stage) -> None
         "UPDATE city SET name = upper(name) WHERE id = 1; DELETE FROM city WHERE id = 2; UPDATE city SET id = 7;"
     )
     assert {"public.city", "public.capital", "public.village"} == {table.table for table in report.tables}
+
+
+# -- names that hide, and names that we use ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "UPDATE person SET age = 1 WHERE id < 3; CREATE TEMPORARY TABLE person AS SELECT * FROM others;",
+        "CREATE TEMPORARY TABLE person AS SELECT * FROM others; UPDATE person SET age = 1 WHERE id < 3;",
+        "CREATE TEMPORARY TABLE {other_case} AS SELECT * FROM others; UPDATE person SET age = 1 WHERE id < 3;",
+        "CREATE TEMPORARY TABLE a (i INTEGER); CREATE TEMPORARY TABLE b AS SELECT * FROM others; DROP TABLE b;"
+        "UPDATE person SET age = 1 WHERE id < 3;",
+    ],
+)
+def test_case_10_what_a_temporary_table_of_the_same_name_hides_is_not_lost(stage: Stage, statements: str) -> None:
+    """Undone exactly, or refused with nothing written; `others` has the very rows that were there before."""
+    stage.make(
+        f"{PEOPLE}; CREATE TABLE others (id INTEGER PRIMARY KEY, name varchar(60), mail varchar(60), age INTEGER)"
+    )
+    stage.make("INSERT INTO others SELECT * FROM person")
+    before = stage.dump()
+    text = statements.format(other_case=stage.target.dialect.name("Person"))
+    try:
+        report = stage.run(text)
+    except BackoutError as error:
+        assert error.state in {"untouched", "rolled back"}
+        assert before == stage.dump()
+        return
+    assert (before == stage.dump()) == (report.tables == ())
+    if report.tables:
+        stage.undo(report)
+    assert before == stage.dump()
+
+
+def test_case_10_tables_and_columns_may_have_the_short_names_that_our_own_statements_use(stage: Stage) -> None:
+    """With every way in which rows are put back: updated, inserted, deleted."""
+    names = ("a", "b", "t", "k", "s", "u", "x", "r", "j", "w")
+    columns = ", ".join(f"{name} INTEGER" for name in names)
+    for name in names:
+        stage.make(f"CREATE TABLE {name} (i INTEGER PRIMARY KEY, {columns})")
+        stage.make(stage.target.dialect.numbers(name, 30, ", ".join(["i"] * (len(names) + 1))))
+    stage.proves(
+        "".join(
+            f"UPDATE {name} SET {name} = 0 WHERE i > 20; DELETE FROM {name} WHERE i < 5; INSERT INTO {name} (i) VALUES (99);"
+            for name in names
+        )
+    )

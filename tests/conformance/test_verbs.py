@@ -9,6 +9,7 @@ import pytest
 from backout.engines.values import Mode, RunState
 from backout.errors import Refused, UsageError
 from backout.runs.as_json import report_as_json
+from backout.runs.rehearsal_json import certificate_as_json
 from conformance.stage import Stage, failure, text_of
 from unit.test_as_json import require_valid
 
@@ -46,6 +47,36 @@ def test_check_tells_of_the_tables_that_a_change_names(shop: Stage) -> None:
     ]
     assert ("nowhere",) == found.missing_tables
     assert () == shop.log()
+
+
+def test_check_has_the_database_read_each_statement_and_runs_none(shop: Stage) -> None:
+    """A column that is not there is found before anything runs; what waits for values or for other statements is not."""
+    before = shop.dump()
+    change = shop.change(
+        "UPDATE orders SET staus = 'closed' WHERE status = 'open';\n"
+        "UPDATE orders SET status = 'it''s \\ done' WHERE id = :wanted;\n"
+        "DELETE FROM orders WHERE :wanted > id AND nothing = 1;\n"
+        "UPDATE nowhere SET a = 1 WHERE a = 2;\n"
+        "-- @assert \"none is open\"\nSELECT count(*) = 0 FROM orders WHERE stats = 'open';\n",
+        more='[parameters]\nwanted = {type = "int", per_environment = true}\n',
+    )
+
+    found = shop.project.check(change, "test")
+
+    first = next(step.statement.line for step in change.steps)
+    assert [0, 2, 5] == [one.line - first for one in found.misunderstood]
+    assert ["staus", "nothing", "stats"] == [
+        word for one in found.misunderstood for word in ("staus", "nothing", "stats") if word in one.problem
+    ]
+    assert ("nowhere",) == found.missing_tables
+    assert before == shop.dump()
+
+
+def test_check_leaves_out_what_a_statement_makes_for_those_behind_it(shop: Stage) -> None:
+    change = shop.change(
+        "CREATE TEMPORARY TABLE wanted (id INTEGER);\nUPDATE orders SET total = 0 WHERE id IN (SELECT id FROM wanted);"
+    )
+    assert () == shop.project.check(change, "test").misunderstood
 
 
 def test_a_ghost_tells_all_and_leaves_nothing(shop: Stage) -> None:
@@ -98,6 +129,23 @@ def test_an_undo_tells_what_it_put_back(shop: Stage) -> None:
     assert before == shop.dump()
     assert [] == shop.target.leftovers()
     require_valid(report_as_json(undone), "run")
+
+
+def test_a_rehearsal_goes_there_and_back_and_says_that_it_is_proven(shop: Stage) -> None:
+    """Run, undone, compared; the journal has both, and the data is as before."""
+    before = shop.dump()
+
+    rehearsal = shop.project.rehearse(shop.change(CLOSE), "test", ask=lambda _kind, _question: True)
+
+    assert (RunState.COMMITTED, rehearsal.run.run) == (rehearsal.run.outcome, rehearsal.undo.undo_of)
+    assert rehearsal.certificate is not None
+    assert [(0, 2, 0)] == [*rehearsal.certificate.rows.values()]
+    assert before == shop.dump()
+    assert {"real", "undo"} <= {mode for _, mode, state in shop.journal() if state == "committed"}
+    record, _ = shop.project.show(rehearsal.run.identifier)
+    assert certificate_as_json(rehearsal.certificate) == record.report["certificate"]  # with the rest of its report
+    assert record.report["digest"] == rehearsal.run.digest
+    assert [] == shop.target.leftovers()
 
 
 def test_show_and_log_tell_of_a_run_later(shop: Stage) -> None:

@@ -67,6 +67,7 @@ REFUSED = {
     "SOURCE x.sql": "it is a command of the mysql client, not of the server",
     "USE other": "names after it would mean other tables",
     "ANALYZE TABLE t": "it is administration, which commits at once",
+    "CREATE TEMPORARY TABLE shop.z (id INT)": "a temporary table could hide another one",
     "INSERT DELAYED INTO t VALUES (1)": "DELAYED writes outside of the transaction",
     "DELETE HISTORY FROM t": "it removes the history of a system-versioned table",
     "SELECT GET_LOCK('a', 1)": (
@@ -139,6 +140,18 @@ def test_a_temporary_table_is_no_target_of_the_capture() -> None:
     )
     assert [Kind.TEMPORARY, Kind.WRITE, Kind.TEMPORARY, Kind.WRITE] == [one.kind for one in script]
     assert ["temp", None] == [script[1].targets[0].schema, script[3].targets[0].schema]
+
+
+def test_a_temporary_table_is_meant_by_its_bare_name_and_letter_case_until_it_is_dropped() -> None:
+    """Everything else could be a table, and is captured."""
+    script = read(
+        "CREATE TEMPORARY TABLE z (a INT); CREATE TEMPORARY TABLE y AS SELECT 1; UPDATE Z SET a = 1; UPDATE shop.z SET a = 1;"
+        "UPDATE z SET a = 1; DROP TEMPORARY TABLE IF EXISTS y, z; UPDATE z SET a = 1; UPDATE y SET a = 1",
+        (),
+        "f",
+    )
+    written = [one.targets[0].schema for one in script if one.targets]
+    assert [None, "shop", "temp", None, None] == written
 
 
 def test_traits_tell_what_a_reviewer_should_know() -> None:

@@ -31,13 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Scope:
-    """The temporary tables that earlier statements of the same change made; a bare name finds them first."""
+    """The temporary tables that earlier statements of the same change made; a bare name finds them first.
+
+    Letter case counts, as it does on most servers: a name that differs in it means another table, which is captured.
+    """
 
     temporary: frozenset[str] = frozenset()
 
     def holds(self, name: Name) -> bool:
         """Whether the name means one of them."""
-        return name[1].lower() in self.temporary
+        return name[0] is None and name[1] in self.temporary
 
     def resolve(self, name: Name) -> Name:
         """The name, under schema "temp" where it means a temporary table."""
@@ -173,13 +176,18 @@ def _create_or_drop(case: _Case) -> _Judgement:
     """Only temporary tables do not end the transaction (manual, "Implicit Commit")."""
     words = [token for token in case.rest if not token.is_word("OR", "REPLACE", "IF", "NOT", "EXISTS")]
     name = name_at(words, 2) if len(words) > 2 else None
-    if len(words) > 2 and words[0].is_word("TEMPORARY") and words[1].is_word("TABLE") and name is not None:
-        if case.tokens[case.at].is_word("CREATE"):
-            case.scope.temporary |= {name[1].lower()}
-        else:
-            case.scope.temporary -= {name[1].lower()}
-        return Kind.TEMPORARY, (), None
-    return Kind.FORBIDDEN, (), Objection(*SCHEMA)
+    if len(words) < 3 or not words[0].is_word("TEMPORARY") or not words[1].is_word("TABLE") or name is None:
+        return Kind.FORBIDDEN, (), Objection(*SCHEMA)
+    created = case.tokens[case.at].is_word("CREATE")
+    dropped = {token.name for token in words[2:] if token.name is not None}
+    if created and name[0] is not None:
+        return (
+            Kind.FORBIDDEN,
+            (),
+            Objection("a temporary table could hide another one", "leave out the database's name"),
+        )
+    case.scope.temporary = case.scope.temporary | {name[1]} if created else case.scope.temporary - dropped
+    return Kind.TEMPORARY, (), None
 
 
 def _read(_: _Case) -> _Judgement:

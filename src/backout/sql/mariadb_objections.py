@@ -196,7 +196,7 @@ def _sets_refused(tokens: Sequence[Token]) -> bool:
     for token in tokens:
         if token.text == ";":
             return False
-        name = re.sub(r"^@@((session|local|global)\.)?", "", token.text.lower())
+        name = re.sub(r"^@@((session|local|global)\.)?", "", token.text.lower()).strip("`")
         if name in _SETTINGS and name not in ("default", "role", "password", "names", "character", "transaction"):
             return True
     return False

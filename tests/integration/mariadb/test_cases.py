@@ -316,3 +316,25 @@ def test_a_deferred_mistake_is_a_failure_of_the_statement(mariadb: MariaDatabase
             change(engine, "UPDATE customer SET name = 'x'", "INSERT INTO line VALUES (1, 999, 'q')")
         assert raised.value.sqlstate == "1452"
     assert before == dump(mariadb)
+
+
+@pytest.mark.parametrize("kind", ["DATE", "DATETIME(6)"])
+def test_a_key_that_is_the_date_zero_is_a_row_like_any_other(mariadb: MariaDatabase, kind: str) -> None:
+    """`IS NULL` is true of it (manual, "IS NULL"), so that a comparison took it for a row that is not there."""
+    make(
+        mariadb,
+        f"SET sql_mode = ''; CREATE TABLE t (d {kind} NOT NULL PRIMARY KEY, a INT); INSERT INTO t VALUES ('0000-00-00', 1), ('2024-01-01', 2), ('2024-01-02', 3);"
+        f"CREATE TABLE c (id INT PRIMARY KEY, d {kind}, FOREIGN KEY (d) REFERENCES t (d)); INSERT INTO c VALUES (1, '0000-00-00'), (2, '2024-01-02')",
+    )
+    before = dump(mariadb)
+    with opened(mariadb) as engine:
+        record, capture, verdict = change(engine, "UPDATE t SET a = 9 WHERE d = '2024-01-01'")
+        assert ([1], "exact") == ([one.before_rows for one in capture.tables], verdict.level)
+        undo(engine, record)
+        assert before == dump(mariadb)
+        make(mariadb, "CREATE TRIGGER nothing BEFORE UPDATE ON t FOR EACH ROW SET @x = 1")
+        record, capture, _ = change(
+            engine, "UPDATE t SET a = a + 1", "DELETE FROM c WHERE id = 1", "DELETE FROM t WHERE d = 0"
+        )
+        undo(engine, record)
+    assert before == dump(mariadb)

@@ -181,8 +181,10 @@ def test_what_would_commit_is_refused_with_its_line_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    "comment", ["/*!50000 DELETE FROM orders */", "/*M! DELETE FROM orders */", "/*!DELETE FROM orders*/"]
-)
+    "comment",
+    ["/*!50000 DELETE FROM orders */", "/*M! DELETE FROM orders */", "/*!DELETE FROM orders*/", "/*M!100100 DELETE FROM orders */",
+     "/*!999999 DELETE FROM orders */", "/*!\nDELETE FROM orders\n*/", "/*! DELETE FROM orders", "/*!*/"],
+)  # fmt: skip
 def test_executable_comments_are_refused_before_anything_is_parsed(
     tmp_path: Path, mariadb: MariaDatabase, comment: str
 ) -> None:
@@ -191,6 +193,47 @@ def test_executable_comments_are_refused_before_anything_is_parsed(
     with pytest.raises(BackoutError, match="an executable comment") as raised:
         found.change("bad")
     assert "bad.sql:5:1" in raised.value.message
+
+
+@pytest.mark.parametrize("hidden", ["DELETE /*! FROM orders */", "SELECT 1 /*!50000 + (SELECT 1) */", "UPDATE orders SET total = 1 /*M! , id = 9 */"])  # fmt: skip
+def test_an_executable_comment_inside_of_a_statement_is_refused_in_files_and_scripts(
+    tmp_path: Path, mariadb: MariaDatabase, hidden: str
+) -> None:
+    make(mariadb, SHOP)
+    before = dump(mariadb)
+    found = project(tmp_path, mariadb)
+    (tmp_path / "changes" / "bad.sql").write_text(HEAD + hidden, encoding="utf-8")
+    with pytest.raises(BackoutError, match="an executable comment"):
+        found.change("bad")
+    script = f"# /// change\n# title = 'x'\n# ///\ndef apply(db):\n    db.execute({hidden!r})\n"
+    (tmp_path / "changes" / "worse.py").write_text(script, encoding="utf-8")
+    with pytest.raises(BackoutError, match="an executable comment"):
+        found.run(found.change("worse"), "shop", ask=yes)
+    assert before == dump(mariadb)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["UPDATE orders SET total = 1; DELETE FROM orders", "SELECT 1; COMMIT", "SET @s = 'x'; TRUNCATE orders",
+     "SELECT 'a'';' ; DROP TABLE orders"],
+)  # fmt: skip
+def test_several_statements_in_one_text_of_a_script_are_refused_by_the_server(
+    tmp_path: Path, mariadb: MariaDatabase, text: str
+) -> None:
+    """The session never allows them (CLIENT_MULTI_STATEMENTS is off); in a parameter they are just text."""
+    make(mariadb, SHOP)
+    before = dump(mariadb)
+    found = project(tmp_path, mariadb)
+    head = "# /// change\n# title = 'x'\n# ///\ndef apply(db):\n"
+    (tmp_path / "changes" / "bad.py").write_text(f"{head}    db.execute({text!r})\n", encoding="utf-8")
+    with pytest.raises(BackoutError) as raised:
+        found.run(found.change("bad"), "shop", ask=yes)
+    assert raised.value.state in {"rolled back", "untouched"}
+    assert before == dump(mariadb)
+    smuggled = f"{head}    db.execute('UPDATE customer SET city = :c WHERE id = 1', {{'c': {text!r}}})\n"
+    (tmp_path / "changes" / "good.py").write_text(smuggled, encoding="utf-8")
+    found.run(found.change("good"), "shop", ask=yes)
+    assert [(text,)] == mariadb.execute("SELECT city FROM customer WHERE id = 1")
 
 
 def test_tables_of_other_engines_and_routines_that_commit_are_refused(tmp_path: Path, mariadb: MariaDatabase) -> None:
@@ -217,4 +260,34 @@ def test_tables_of_other_engines_and_routines_that_commit_are_refused(tmp_path: 
         with pytest.raises(Refused) as raised:
             found.run(found.change("bad"), "shop", ask=yes)
         assert reason in raised.value.message
+        with pytest.raises(Refused):
+            found.ghost(found.change("bad"), "shop", ask=yes)
     assert before == dump(mariadb)
+
+
+def test_check_tells_the_line_of_a_statement_that_writes_what_cannot_roll_back(
+    tmp_path: Path, mariadb: MariaDatabase
+) -> None:
+    """By itself, by a trigger, or through a view; a table that is only read may be of any engine."""
+    make(
+        mariadb,
+        SHOP
+        + "CREATE TABLE old (id INT) ENGINE=MyISAM; CREATE TABLE aria (id INT) ENGINE=Aria; CREATE VIEW v AS SELECT * FROM aria;"
+        "CREATE TRIGGER o AFTER INSERT ON orders FOR EACH ROW INSERT INTO old VALUES (NEW.id)",
+    )
+    found = project(tmp_path, mariadb)
+    statements = [
+        "INSERT INTO aria VALUES (1)", "UPDATE customer SET city = 'x' WHERE id IN (SELECT id FROM old)",
+        "INSERT INTO orders VALUES (999, 1, 1)", "DELETE FROM v WHERE id = 1",
+    ]  # fmt: skip
+    (tmp_path / "changes" / "bad.sql").write_text(HEAD + ";\n".join(statements), encoding="utf-8")
+    checked = found.check(found.change("bad"), "shop")
+    name = mariadb.name
+    assert [
+        (4, f'table {name}.aria, written by the change, is stored by engine "Aria", which cannot roll back'),
+        (
+            6,
+            f'table {name}.old, written by trigger "o" on {name}.orders, is stored by engine "MyISAM", which cannot roll back',
+        ),
+        (7, f'table {name}.aria, written by view {name}.v, is stored by engine "Aria", which cannot roll back'),
+    ] == [(one.line, one.problem) for one in checked.misunderstood]

@@ -192,6 +192,27 @@ def test_a_server_that_is_read_only_is_refused(tmp_path: Path, mariadb: MariaDat
         mariadb.execute("SET GLOBAL read_only = 0")
 
 
+def test_a_server_that_becomes_read_only_before_the_commit_rolls_back(mariadb: MariaDatabase) -> None:
+    make(mariadb, PLAIN)
+    before = dump(mariadb)
+    with opened(mariadb) as engine, transaction(engine) as found:
+        number = engine.journal.begin_run(start())
+        found.execute("UPDATE t SET a = 0")
+        capture = found.capture(number, (), keep=True)
+        found.record(number, RunState.COMMITTED, capture.tables, {})
+        mariadb.execute("SET GLOBAL read_only = 1")
+        try:
+            with pytest.raises(DatabaseFailed, match=r"unable to commit: .*read-only") as raised:
+                found.commit()
+        finally:
+            mariadb.execute("SET GLOBAL read_only = 0")
+        assert "rolled back" == raised.value.state
+        record = engine.journal.run(number)
+        assert record is not None
+        assert RunState.RUNNING is record.state  # the run's end went with the rows
+    assert before == dump(mariadb)
+
+
 def test_a_statement_beyond_max_allowed_packet_rolls_back(mariadb: MariaDatabase) -> None:
     make(mariadb, "CREATE TABLE t (id INT PRIMARY KEY, b LONGTEXT); INSERT INTO t VALUES (1, 'x')")
     before = dump(mariadb)
@@ -269,7 +290,7 @@ def test_rows_that_nothing_explains_fail_the_proof(mariadb: MariaDatabase) -> No
     with opened(mariadb) as engine, transaction(engine) as found:
         number = engine.journal.begin_run(start())
         found.execute("UPDATE t SET a = 0 WHERE id < 4")
-        found._own_rows = 1
+        found._statements.own_rows = 1
         capture: Capture = found.capture(number, (), keep=True)
         assert prove(capture).failures != ()
 
@@ -307,8 +328,12 @@ def test_someone_who_reads_the_servers_count_all_the_time_does_not_make_it_wrong
         with opened(mariadb) as engine, transaction(engine) as found:
             number = engine.journal.begin_run(start())
             found.execute("UPDATE t SET a = 0")
-            with pytest.raises(ProofFailed, match="the server does not tell how many rows"):
-                found.capture(number, (), keep=True)
+            try:
+                capture = found.capture(number, (), keep=True)
+            except ProofFailed as error:
+                assert error.message.startswith("the server does not tell how many rows the transaction has written")
+            else:  # on a busy machine the monitor sleeps longer than it wanted to, and the view was renewed meanwhile
+                assert (20, ()) == (capture.counted_in_sum, capture.tripwires)
     finally:
         ended.set()
         thread.join()

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backout.engines.mariadb import images
-from backout.engines.mariadb.images import column_list, key_match, rescue_name, row_hash, row_text, same
-from backout.engines.mariadb.names import comma, qualified, quoted
+from backout.engines.mariadb.images import column_list, is_there, key_match, rescue_name, row_hash, row_text, same
+from backout.engines.mariadb.names import comma, qualified
 from backout.engines.values import CapturedTable, Table, TableName
 from backout.errors import Busy, ProofFailed
 
@@ -162,15 +162,18 @@ class _Stage:
         if not target.table.key:
             return self._compare_keyless(limited, doing)
         key, stage = target.table.key, self._table("stage")
-        differs = f"(%s.{quoted(key[0])} IS NULL OR NOT ({same(columns, 's', 't')}))"
+
+        def differs(other: str) -> str:
+            return f"(NOT {is_there(other, key[0])} OR NOT ({same(columns, 's', 't')}))"
+
         before = pair.main.write(
             f"INSERT INTO {self._table('before')} ({names}) SELECT {column_list(columns, 's')} FROM {stage} s "
-            f"LEFT JOIN {source} t ON {key_match(key, 't', 's')} WHERE {differs.replace('%s', 't', 1)}",
+            f"LEFT JOIN {source} t ON {key_match(key, 't', 's')} WHERE {differs('t')}",
             doing=doing,
         )
         after = pair.main.write(
             f"INSERT INTO {self._table('after')} ({names}) SELECT {column_list(columns, 't')} FROM {source} t "
-            f"LEFT JOIN {stage} s ON {key_match(key, 's', 't')} WHERE {limited} AND {differs.replace('%s', 's', 1)}",
+            f"LEFT JOIN {stage} s ON {key_match(key, 's', 't')} WHERE {limited} AND {differs('s')}",
             doing=doing,
         )
         return before, after

@@ -1,8 +1,7 @@
 """What information_schema says of tables, keys, triggers, views, routines and foreign keys, as values.
 
-Invariant: names are compared byte by byte, as the file system of the server does; information_schema's own comparison
-ignores case. Triggers show only to who has TRIGGER on their table, bodies of routines only to who may see them: what is
-not visible is not guessed, and the count of written rows tells in the end (`completeness.py`).
+Invariant: names are compared as the server does, by default byte by byte; information_schema's own comparison ignores
+case. What an account has no right on is not shown at all: see `visible.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,10 @@ from dataclasses import dataclass
 from backout.engines.mariadb.names import comma, text_literal
 from backout.engines.mariadb.session import Session
 from backout.engines.values import Column, Table, TableName
+
+#: In the place of a body that was made under NO_BACKSLASH_ESCAPES and has a backslash: where its texts end is not what our
+#: reading of it would say, so that a statement could pass for a text (manual, "SQL_MODE": kept with each routine).
+BACKSLASHES = "\\"
 
 SYSTEM = ("mysql", "information_schema", "performance_schema", "sys")
 
@@ -60,10 +63,10 @@ class ForeignKey:
 
 
 def relations(session: Session, names: Collection[TableName]) -> list[Relation]:
-    """Those of the names that exist."""
+    """Those of the names that exist and that this account sees, under the names that the server has them by."""
     if not names:
         return []
-    wanted = set(names)
+    wanted = {session.folded(name) for name in names}
     rows = session.rows(
         "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, TABLE_ROWS, DATA_LENGTH + INDEX_LENGTH, "
         "COALESCE(CREATE_OPTIONS, '') FROM information_schema.TABLES "
@@ -71,7 +74,7 @@ def relations(session: Session, names: Collection[TableName]) -> list[Relation]:
         f"AND TABLE_NAME IN ({_texts(name.name for name in wanted)})"
     )
     found = [Relation(TableName(row[0], row[1]), *row[2:]) for row in rows]
-    return [relation for relation in found if relation.name in wanted]
+    return [relation for relation in found if session.folded(relation.name) in wanted]
 
 
 def user_tables(session: Session, schemas: Collection[str] | None = None) -> list[TableName]:
@@ -134,7 +137,7 @@ def triggers_on(session: Session, names: Collection[TableName]) -> list[Trigger]
     wanted = set(names)
     rows = session.rows(
         "SELECT TRIGGER_SCHEMA, TRIGGER_NAME, EVENT_OBJECT_SCHEMA, EVENT_OBJECT_TABLE, EVENT_MANIPULATION, "
-        "ACTION_TIMING, ACTION_STATEMENT FROM information_schema.TRIGGERS "
+        f"ACTION_TIMING, {_body('ACTION_STATEMENT')} FROM information_schema.TRIGGERS "
         f"WHERE EVENT_OBJECT_SCHEMA IN ({_texts(name.schema for name in wanted)}) "
         f"AND EVENT_OBJECT_TABLE IN ({_texts(name.name for name in wanted)}) ORDER BY TRIGGER_NAME"
     )
@@ -155,17 +158,18 @@ def routine_bodies(session: Session, names: Collection[TableName]) -> dict[Table
     """Name -> body of those names that are functions or procedures; None where the body may not be seen."""
     if not names:
         return {}
-    wanted = {(name.schema, name.name.lower()) for name in names}
+    wanted = {(session.folded(name).schema, name.name.lower()) for name in names}
     rows = session.rows(
-        "SELECT ROUTINE_SCHEMA, ROUTINE_NAME, ROUTINE_DEFINITION FROM information_schema.ROUTINES "
+        f"SELECT ROUTINE_SCHEMA, ROUTINE_NAME, {_body('ROUTINE_DEFINITION')} FROM information_schema.ROUTINES "
         f"WHERE ROUTINE_SCHEMA IN ({_texts(name.schema for name in names)}) "
         f"AND ROUTINE_NAME IN ({_texts(name.name for name in names)})"
     )
     bodies: dict[TableName, str | None] = {}
     for schema, name, body in rows:  # a function and a procedure may share a name
-        if (schema, name.lower()) in wanted:
+        if (session.folded(TableName(schema, name)).schema, name.lower()) in wanted:
             known = bodies.get(TableName(schema, name), "")
-            bodies[TableName(schema, name)] = None if body is None or known is None else f"{known}; {body}"
+            both = BACKSLASHES if BACKSLASHES in (body, known) else f"{known}; {body}"
+            bodies[TableName(schema, name)] = None if body is None or known is None else both
     return bodies
 
 
@@ -205,6 +209,11 @@ def foreign_keys(session: Session, names: Collection[TableName] | None = None) -
     return [key for key in keys if key.child in wanted or key.parent in wanted]
 
 
+def refers_to_itself(session: Session, name: TableName) -> bool:
+    """Whether a write to a row of the table can write other rows of it through a foreign key."""
+    return any(key.acts and key.child == key.parent for key in foreign_keys(session, [name]))
+
+
 def cascade_closure(session: Session, names: Iterable[TableName]) -> frozenset[TableName]:
     """Tables that writes to `names` may also write through foreign keys, however far away; without `names` themselves."""
     known = set(names)
@@ -214,6 +223,11 @@ def cascade_closure(session: Session, names: Iterable[TableName]) -> frozenset[T
         waiting = {key.child for key in keys if key.acts and key.parent in waiting} - known
         known |= waiting
     return frozenset(known - start)
+
+
+def _body(column: str) -> str:
+    unlike_ours = f"FIND_IN_SET('NO_BACKSLASH_ESCAPES', SQL_MODE) AND INSTR({column}, {text_literal(BACKSLASHES)})"
+    return f"IF({unlike_ours}, {text_literal(BACKSLASHES)}, {column})"
 
 
 def _texts(names: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 
+from backout.engines.mariadb.names import decoded
 from backout.engines.mariadb.session import Session
 from backout.engines.values import TableName
 from backout.errors import ProofFailed
@@ -58,24 +59,20 @@ class Counter:
         )
 
 
-def table_counters(session: Session) -> dict[str, tuple[int, int]]:
-    """Encoded table name -> (rows, modifications since the last statistics) of tables that the server has opened."""
-    rows = session.rows("SELECT NAME, NUM_ROWS, MODIFIED_COUNTER FROM information_schema.INNODB_SYS_TABLESTATS")
-    return {str(name): (int(count), int(moved)) for name, count, moved in rows}
+Counters = dict[str, tuple[TableName, int, int]]
 
 
-def moved_tables(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> set[str]:
+def table_counters(session: Session) -> Counters:
+    """InnoDB's name -> (table, rows, modifications since the last statistics) of tables that the server has opened."""
+    rows = session.rows(
+        f"SELECT NAME, {decoded('NAME')}, NUM_ROWS, MODIFIED_COUNTER FROM information_schema.INNODB_SYS_TABLESTATS"
+    )
+    return {
+        str(name): (TableName(str(schema), str(table)), int(count), int(moved))
+        for name, schema, table, count, moved in rows
+    }
+
+
+def moved_tables(before: Counters, after: Counters) -> set[TableName]:
     """The tables that somebody may have written meanwhile."""
-    return {name for name, now in after.items() if before.get(name, (now[0], 0)) != now}
-
-
-def encoded(name: TableName) -> str:
-    """A table's name as InnoDB keeps it: letters, digits and `_` as they are, others as @ and four hexadecimal digits.
-
-    Source: manual, "Identifier to File Name Mapping". Letters beyond ASCII have other codes there: see `matches`.
-    """
-    return f"{_encoded(name.schema)}/{_encoded(name.name)}"
-
-
-def _encoded(name: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else f"@{ord(c):04x}" for c in name)
+    return {now[0] for name, now in after.items() if before.get(name, (now[0], now[1], 0)) != now}

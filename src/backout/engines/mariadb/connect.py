@@ -17,8 +17,10 @@ from backout.engines.mariadb import catalogue, lease
 from backout.engines.mariadb.closure import Reach
 from backout.engines.mariadb.contents import read_contents
 from backout.engines.mariadb.journal import MariaJournal, identity
+from backout.engines.mariadb.names import literal
 from backout.engines.mariadb.rights import has_right
-from backout.engines.mariadb.session import Answer, Session
+from backout.engines.mariadb.session import Answer, Session, bound
+from backout.engines.mariadb.statements import require_followed
 from backout.engines.mariadb.transaction import MariaTransaction, Sessions
 from backout.engines.mariadb.undo_triggers import undo_obstacle
 from backout.engines.values import (
@@ -56,6 +58,9 @@ class MariaDatabase:
         batches=Missing("runs in batches are not built for MariaDB: a change is one transaction"),
         merge=Missing("there is no MERGE; `INSERT … ON DUPLICATE KEY UPDATE` is captured"),
         pairs_keyless_rows=Missing("without a key nothing tells which row before is which one after"),
+        pairs_moved_rows=Missing(
+            "nothing tells which row became which where a key was changed: one row in conflict leaves all of them"
+        ),
         identity_always=Missing(
             "there is no GENERATED ALWAYS AS IDENTITY; AUTO_INCREMENT keys are put back as they were"
         ),
@@ -188,7 +193,11 @@ class MariaDatabase:
         return read_contents(self._control, exactly)
 
     def transaction(
-        self, known_tables: Sequence[tuple[str | None, str]], *, snapshot: bool = False
+        self,
+        known_tables: Sequence[tuple[str | None, str]],
+        *,
+        snapshot: bool = False,
+        to_lend: bool = False,  # noqa: ARG002  the protocol's
     ) -> MariaTransaction:
         """See the protocol."""
         if snapshot:
@@ -214,6 +223,22 @@ class MariaDatabase:
         finally:
             self._control.run("ROLLBACK")
             self._control.ours()
+
+    def understand(self, statement: str, parameters: Sequence[str]) -> None:
+        """See the protocol. PREPARE resolves names and runs nothing (MariaDB manual, "PREPARE Statement").
+
+        Also an error: a table that the statement could write, itself or by a trigger or a cascade, and that no run may.
+        """
+        text = bound(statement, dict.fromkeys(parameters)) if parameters else statement
+        self._control.of_the_change()
+        try:
+            self._control.run(
+                f"PREPARE backout_understand FROM {literal(text)}", doing="read the statement", state="untouched"
+            )
+            self._control.run("DEALLOCATE PREPARE backout_understand")
+        finally:
+            self._control.ours()
+        require_followed(self._control, self.settings.rescue_schema, text)
 
     def close(self) -> None:
         """Ends the sessions; what was open is rolled back by the server."""

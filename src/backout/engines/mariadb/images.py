@@ -66,6 +66,11 @@ def key_match(key: Iterable[str], left: str, right: str) -> str:
     return " AND ".join(f"{left}.{quoted(name)} = {right}.{quoted(name)}" for name in key)
 
 
+def is_there(alias: str, key_column: str) -> str:
+    """SQL: an outer join has found a row. Not by IS NULL, which is true of the date 0000-00-00 (manual, "IS NULL")."""
+    return f"(NOT ({alias}.{quoted(key_column)} <=> NULL))"
+
+
 def column_list(columns: Iterable[Column], alias: str | None = None) -> str:
     """Names, qualified by an alias where there is one."""
     return comma(f"{alias}.{quoted(column.name)}" if alias else quoted(column.name) for column in columns)

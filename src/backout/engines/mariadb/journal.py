@@ -7,6 +7,7 @@ session holds any more (`lease.py`) has therefore not committed.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -42,6 +43,7 @@ class MariaJournal:
         self._control, self._settings = control, settings
         self._target = control.address.database
         self.progress = Progress(control)
+        self.begun: int | None = None  # the run that this object has begun, the last one
 
     def state(self) -> JournalState:
         """Absent, present, or made by a newer backout."""
@@ -112,6 +114,7 @@ class MariaJournal:
             control.run("ROLLBACK")
             raise
         control.run("COMMIT")
+        self.begun = number
         return number
 
     def end_run(self, run: int, state: RunState, tables: Sequence[CapturedTable], report: Mapping[str, Any]) -> None:
@@ -189,6 +192,13 @@ class MariaJournal:
         """Keep the rescue until then."""
         text = until.astimezone(UTC).replace(tzinfo=None)
         self._control.run(f"UPDATE backout.run SET expires_at = {literal(text)} WHERE number = {int(run)}")
+
+    def certify(self, run: int, certificate: Mapping[str, Any]) -> None:
+        """See the protocol. The lease of the rehearsal, or of the ghost's own process, keeps other writers of the row away."""
+        record = self.run(run)
+        assert record is not None, "a run that has ended is in the journal"
+        text = json.dumps({**record.report, "certificate": certificate}, default=str, ensure_ascii=False)
+        self._control.run(f"UPDATE backout.run SET report = {literal(text)} WHERE number = {int(run)}")
 
     def drop_rescue(self, run: int) -> None:
         """Say in the journal that the rescue is gone, then drop it: what a kill in between leaves, `settle` drops."""

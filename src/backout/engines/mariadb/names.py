@@ -26,6 +26,16 @@ def qualified(table: TableName) -> str:
     return f"{quoted(table.schema)}.{quoted(table.name)}"
 
 
+def decoded(kept: str) -> str:
+    """SQL for "schema, table" of a column with a name as InnoDB keeps it; a partition's is that of its table.
+
+    InnoDB has names as file names: the server's own character set `filename` reads them (measured with 10.11.19; manual,
+    "Identifier to File Name Mapping"). A `#` of its own only comes before a partition's name.
+    """
+    parts = (f"SUBSTRING_INDEX({kept}, '/', 1)", f"SUBSTRING_INDEX(SUBSTRING_INDEX({kept}, '/', -1), '#', 1)")
+    return comma(f"CONVERT(CAST({part} AS BINARY) USING filename)" for part in parts)
+
+
 def comma(parts: Iterable[str]) -> str:
     """Joined by comma and space."""
     return ", ".join(parts)

@@ -130,7 +130,9 @@ def rows_of(write: PlainWrite, own_columns: Sequence[str]) -> Rows:
 
 def rows_restored(rescue: str, captured: CapturedTable, own_columns: Sequence[str]) -> Rows:
     """Of an undo that put all rows of a run's quick form back: those with the keys of its post-images."""
-    joined = f"JOIN {qualified(TableName(rescue, captured.after_rescue or ''))} k ON {_by_key(captured.table, 'k')}"
+    alias = _alias(captured.table)
+    rescued = qualified(TableName(rescue, captured.after_rescue or ""))
+    joined = f"JOIN {rescued} {alias} ON {_by_key(captured.table, alias)}"
     return Rows(joined, joined, frozenset(column.lower() for column in (*captured.after_columns, *own_columns)))
 
 
@@ -174,11 +176,17 @@ def _fill(pair: Pair, names: dict[str, str], rows: Rows, table: Table, kept: Seq
         return (found, 0) if pair.main.value(left) == 0 else (-1, 0)
     if rows.mine is None:
         found = copy(pair.aux, before, table.restorable, rows.theirs)
-        return found, copy(pair.main, after, kept, f"JOIN {before} k ON {_by_key(table, 'k')}")
+        alias = _alias(table)
+        return found, copy(pair.main, after, kept, f"JOIN {before} {alias} ON {_by_key(table, alias)}")
     with ThreadPoolExecutor(1) as thread:
         other = thread.submit(copy, pair.aux, before, table.restorable, rows.theirs)
         made = copy(pair.main, after, kept, rows.mine)
         return other.result(), made
+
+
+def _alias(table: Table) -> str:
+    """For a rescue table that is joined: the user's table keeps its own name, and that may be `k`."""
+    return "k_" if table.name.name.lower() == "k" else "k"
 
 
 def _by_key(table: Table, alias: str) -> str:

@@ -7,10 +7,11 @@ itself, but in that of the role, which is followed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from backout.engines.mariadb.names import quoted
+from backout.engines.mariadb.names import qualified, quoted
 from backout.engines.mariadb.session import Session
+from backout.engines.values import TableName
 
 #: On the journal's and the rescue's databases.
 _OWN = ("SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "INDEX", "ALTER")
@@ -21,21 +22,42 @@ _GRANT = re.compile(r"GRANT (?P<rights>.+?) ON (?P<where>(?:`(?:[^`]|``)*`|\*)\.
 _ROLE = re.compile(r"GRANT (`(?:[^`]|``)*`) TO ")
 
 
+#: The rights of one GRANT, and on what: `*.*`, `` `database`.* `` or `` `database`.`table` ``.
+Grant = tuple[frozenset[str], str]
+
+
 def has_right(session: Session, right: str, database: str | None = None) -> bool:
     """Whether the account has a right on everything, or on all of a database."""
-    for rights, where in _grants(session):
-        scope = where.rpartition(".")[0].strip("`").replace("``", "`").replace("\\_", "_").replace("\\%", "%")
-        fits = where == "*.*" or (where.endswith(".*") and database is not None and _like(scope, database))
-        if fits and (right in rights or "ALL PRIVILEGES" in rights):
-            return True
-    return False
+    return any(_covers(grant, right, database) for grant in _grants(session))
+
+
+def grants_of(session: Session) -> list[Grant]:
+    """All rights of the account, those of its roles included."""
+    return list(_grants(session))
+
+
+def covers(grants: Iterable[Grant], right: str, table: TableName) -> bool:
+    """Whether there is that right on the table, on its database or on everything."""
+    alone = qualified(table)
+    return any(_covers(grant, right, table.schema) or (grant[1] == alone and _names(grant, right)) for grant in grants)
+
+
+def _covers(grant: Grant, right: str, database: str | None) -> bool:
+    where = grant[1]
+    scope = where.rpartition(".")[0].strip("`").replace("``", "`").replace("\\_", "_").replace("\\%", "%")
+    fits = where == "*.*" or (where.endswith(".*") and database is not None and _like(scope, database))
+    return fits and _names(grant, right)
+
+
+def _names(grant: Grant, right: str) -> bool:
+    return right in grant[0] or "ALL PRIVILEGES" in grant[0]
 
 
 def _like(pattern: str, name: str) -> bool:
     return pattern == name or (pattern.endswith("%") and name.startswith(pattern[:-1]))
 
 
-def _grants(session: Session) -> Iterator[tuple[set[str], str]]:
+def _grants(session: Session) -> Iterator[Grant]:
     waiting, seen = ["CURRENT_USER()"], set()
     while waiting:
         who = waiting.pop()
@@ -46,7 +68,7 @@ def _grants(session: Session) -> Iterator[tuple[set[str], str]]:
             match = _GRANT.match(text)
             if match:
                 rights = re.sub(r"\([^)]*\)", "", match["rights"])
-                yield {right.strip() for right in rights.split(",")}, match["where"]
+                yield frozenset(right.strip() for right in rights.split(",")), match["where"]
             elif role := _ROLE.match(text):
                 waiting.append(role[1])
 

@@ -19,6 +19,7 @@ from pymysql.constants import SERVER_STATUS
 from backout.engines.mariadb.address import address_of, pinned
 from backout.engines.mariadb.errors import connection_failed, translated
 from backout.engines.mariadb.names import literal
+from backout.engines.values import TableName
 from backout.errors import DatabaseFailed, Interrupted
 from backout.sql.mariadb import tokens_of
 from backout.sql.tokens import TokenKind
@@ -57,10 +58,15 @@ class Session:
         except (pymysql.Error, OSError) as error:
             raise connection_failed(error, self.address.shown) from None
         self.number = int(self.connection.thread_id())  # type: ignore[no-untyped-call]  # known from the log-in: an interrupt may come right now
-        server_modes = str(self.value("SELECT @@SESSION.sql_mode")).split(",")
-        self.modes = ",".join([*(mode for mode in server_modes if mode in _KEPT_MODES), *_STRICT])
-        self.time_zone = str(self.value("SELECT @@SESSION.time_zone"))
+        modes, zone, letter_case = self.one("SELECT @@SESSION.sql_mode, @@SESSION.time_zone, @@lower_case_table_names")
+        self.modes = ",".join([*(mode for mode in str(modes).split(",") if mode in _KEPT_MODES), *_STRICT])
+        self.time_zone = str(zone)
+        self.ignores_case = bool(int(letter_case))
         self.ours()
+
+    def folded(self, name: TableName) -> TableName:
+        """What two spellings of one table have in common (manual, "lower_case_table_names": 0 tells them apart)."""
+        return TableName(name.schema.lower(), name.name.lower()) if self.ignores_case else name
 
     def ours(self) -> None:
         """From now on statements are our own: exact copies, times in UTC, every character of UTF-8."""

@@ -1,28 +1,27 @@
 """The supervised transaction: `main` changes under READ COMMITTED, `aux` sees what was, the server counts.
 
-The great danger here is a statement that commits by itself. What could is refused before it runs (`sql/`, `closure.py`);
-`autocommit` is off, so that after a transaction that has ended against our will nothing else is committed; and after
-each statement the server's own flag is looked at. Source: manual, "SQL statements That Cause an Implicit Commit".
+The great danger here is a statement that commits by itself (`statements.py`). `autocommit` is off, so that after a
+transaction that has ended against our will nothing else is committed; and after each statement the server's own flag is
+looked at.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pymysql
 
-from backout.engines.mariadb import catalogue, completeness, images, lease, records, undo
-from backout.engines.mariadb.capture import Pair, Target, capture_table
-from backout.engines.mariadb.closure import Reach
+from backout.engines.mariadb import catalogue, images, lease, records, undo
+from backout.engines.mariadb.capture import Pair
 from backout.engines.mariadb.completeness import Counter
 from backout.engines.mariadb.errors import code_of, said, translated
-from backout.engines.mariadb.quick import PlainWrite, Rows, capture_rows, fits, plain_write, rows_of, rows_restored
-from backout.engines.mariadb.session import Answer, Parameters, Session, bound
+from backout.engines.mariadb.rescue import Rescue, explained
+from backout.engines.mariadb.session import Answer, Parameters, Session
+from backout.engines.mariadb.statements import Statements
 from backout.engines.script import Script
 from backout.engines.values import (
     Capture,
@@ -32,26 +31,21 @@ from backout.engines.values import (
     RowChange,
     RunState,
     Settings,
-    Table,
     TableName,
     UndoOutcome,
     UndoPlan,
     UpdateHint,
 )
-from backout.errors import BackoutError, Busy, DatabaseFailed, OutcomeUnknown, Refused
-from backout.sql.mariadb import tokens_of
-from backout.sql.mariadb_facts import Scope, judge
-from backout.sql.mariadb_names import Name, all_names, functions_of, name_at
-from backout.sql.model import Kind
-from backout.sql.source import Source
-from backout.sql.tokens import Token
+from backout.errors import BackoutError, DatabaseFailed, OutcomeUnknown, Refused
 
 if TYPE_CHECKING:
     from backout.engines.mariadb.journal import MariaJournal
 
 _DEADLOCK = "40001"
-_SAVEPOINT = re.compile(r"\s*(SAVEPOINT|RELEASE\s+SAVEPOINT|ROLLBACK(\s+WORK)?\s+TO)\b", re.IGNORECASE)
-_RESCUE_PARTS = re.compile(r"#[pP]#.*")  # a partition, in InnoDB's own name of a table
+
+#: Answers to COMMIT after which the transaction is surely rolled back: a lock that was not got, a deadlock (Galera's word
+#: for a conflict), and a server that has become read-only (handler.cc, `ha_commit_trans`; measured with 10.11.19).
+_SURELY_ROLLED_BACK = (1205, 1213, 1290)
 
 
 @dataclass(frozen=True)
@@ -69,20 +63,15 @@ class MariaTransaction:
     def __init__(self, settings: Settings, journal: MariaJournal, sessions: Sessions) -> None:
         self._settings, self._journal = settings, journal
         self._main, self._aux, self._control = sessions.main, sessions.aux, sessions.control
+        self._pair = Pair(self._main, self._aux, self._control, settings.rescue_schema)
         self._counter = Counter(sessions.control)
-        own = frozenset({"backout", settings.rescue_schema})
-        self._reach = Reach(sessions.control, sessions.control.address.database, own)
-        self._scope = Scope()
+        self._statements = Statements(self._pair, self._counter)
+        self._rescue = Rescue(self._pair, self._statements)
         self._broken: BackoutError | None = None
-        self._captured: tuple[CapturedTable, ...] = ()
         self._counted = 0  # rows that the change and an undo wrote, as far as that was asked
-        self._own_rows = 0  # rows that the server counts and that are no table's: of temporary tables
         self._ended = False  # the change's part is over: no statement of its own may come
         self._reverted: undo.Reverted | None = None
         self._run: int | None = None
-        self._plain: list[PlainWrite | None] = []  # one for each statement that may have written
-        self._unused: list[str] = []  # rescue tables that turned out to be of no use
-        self._moved: dict[str, tuple[int, int]] = {}
 
     def begin(self, known: Sequence[tuple[str | None, str]]) -> None:
         """Look at the tables that the change names, then open the transaction. Raises Refused, nothing is written."""
@@ -99,7 +88,7 @@ class MariaTransaction:
                 hint="set binlog_format to MIXED or ROW on the server",
             )  # fmt: skip
         self._require_followed(known)
-        self._moved = completeness.table_counters(self._control)
+        self._rescue.begin()
         main.of_the_change()
         if self._settings.statement_timeout_s is not None:
             main.run(f"SET SESSION max_statement_time = {float(self._settings.statement_timeout_s)}")
@@ -143,81 +132,12 @@ class MariaTransaction:
         if self._ended:
             raise BackoutError("a statement came after the capture", state="rolled back")
         with self._supervised():
-            if _SAVEPOINT.match(statement):
-                self._plain.append(None)
-                return self._main.run(statement)
-            tokens = tokens_of(statement)
-            facts = judge(Source(statement, "statement"), tokens, self._scope)
-            if facts.objection is not None:
-                raise Refused("statement", facts.objection.reason, state="rolled back", hint=facts.objection.hint)
-            targets = [(one.schema, one.table) for one in facts.targets if one.schema != "temp"]
-            names = all_names(tokens)
-            self._reach.add(targets, names)
-            self._require_known(tokens)
-            temporary = facts.kind is Kind.TEMPORARY or (facts.targets and not targets)
-            before = self._counter.rows_modified(self._main) if temporary else 0
-            if facts.kind is not Kind.READ or facts.functions:
-                text = bound(statement, parameters) if parameters else statement
-                self._plain.append(plain_write(text, self._control.address.database) if facts.targets else None)
-            answer = self._run_one(statement, parameters, call=tokens[0].is_word("CALL"))
-            if temporary:
-                self._own_rows += self._counter.rows_modified(self._main) - before
-            return answer
-
-    def _require_known(self, tokens: Sequence[Token]) -> None:
-        """A routine that the catalogue does not show as one (of a package, say) could write anything."""
-        called: list[Name] = []
-        name = name_at(tokens, 1) if tokens[0].is_word("CALL") else None
-        called += [name] if name is not None else []
-        called += [
-            (first, second) for first, dot, second in (one.partition(".") for one in functions_of(tokens)) if dot
-        ]
-        unknown = self._reach.unknown_routines(called)
-        if unknown:
-            raise Refused(
-                "capture", f'"{unknown[0]}" is no procedure or function that this account can look into',
-                hint="grant EXECUTE on it, and SELECT ON mysql.proc, to this account; or write plain statements",
-            )  # fmt: skip
-
-    def _run_one(self, statement: str, parameters: Parameters, *, call: bool) -> Answer:
-        """A procedure can commit and begin anew, and the flag is as before: a savepoint does not survive that."""
-        if call:
-            self._main.run("SAVEPOINT backout_call")
-        try:
-            answer = self._main.run(statement, parameters, doing="run the statement")
-        except Busy as error:
-            raise self._explained(error) from None
-        if call:
-            try:
-                self._main.run("RELEASE SAVEPOINT backout_call")
-            except DatabaseFailed:
-                raise DatabaseFailed(
-                    "the procedure has ended the transaction: what the change wrote before is committed",
-                    state="partly committed: look at the tables that the change names",
-                    hint="take COMMIT out of the procedure",
-                ) from None
-        return answer
-
-    def _explained(self, error: Busy) -> Busy:
-        """Who holds the lock, where the server tells (information_schema.INNODB_LOCK_WAITS is empty by now)."""
-        rows: Sequence[tuple[Any, ...]] = ()
-        with suppress(BackoutError):
-            rows = self._control.rows(
-                "SELECT t.trx_mysql_thread_id, COALESCE(p.USER, '?'), COALESCE(p.COMMAND, '?'), "
-                "TIMESTAMPDIFF(SECOND, t.trx_started, NOW()) FROM information_schema.INNODB_TRX t "
-                "LEFT JOIN information_schema.PROCESSLIST p ON p.ID = t.trx_mysql_thread_id "
-                f"WHERE t.trx_mysql_thread_id NOT IN ({self._main.number}, {self._aux.number}, {self._control.number}, 0) "
-                "ORDER BY t.trx_started LIMIT 1"
-            )
-        for number, user, command, age in rows:
-            error.message += f" (the oldest other transaction: session {number} of {user}, {command.lower()}, {age} s)"
-            error.args = (error.message,)
-        return error
+            return self._statements.run(statement, parameters)
 
     def check(self, query: str, parameters: Parameters = ()) -> Answer:
         """Run an assertion's query in a savepoint that is rolled back."""
         with self._supervised():
-            self._reach.add_routines_of(query)
+            self._statements.reach.add_routines_of(query)
             self._main.run("SAVEPOINT backout_check")
             try:
                 return self._main.run(query, parameters, doing="ask the query")
@@ -255,51 +175,14 @@ class MariaTransaction:
             self._ours()
             self._hold(run)
             if self._reverted is None:
-                self._counted = self._counter.rows_modified(self._main) - self._own_rows
-            tables = self._quick(run)
-            if not tables:
-                tables = self._compare(run, self._reach.tables, start=self._next_place())
-            if _explained(tables) != self._counted:
-                tables += self._compare(run, self._unnamed(), start=self._next_place(tables))
-            self._captured += tables
+                self._counted = self._counter.rows_modified(self._main) - self._statements.own_rows
+            tables = self._rescue.gather(run, self._counted, self._reverted)
             tables = tuple(table for table in tables if not self._is_left_to_triggers(table.table.name))
             locks = tuple(Lock(str(one.table.name), "the rows it wrote") for one in tables)
             return Capture(
                 tables, counted_in_sum=self._counted, locks=locks, tripwires=self._tripwires(tables),
-                rescue_bytes=self._rescue_bytes(tables),
+                rescue_bytes=self._rescue.size_of(tables),
             )  # fmt: skip
-
-    def _quick(self, run: int) -> tuple[CapturedTable, ...]:
-        """The quick form where one plain statement was all that can have written; else nothing."""
-        found = self._plain_rows() if self._reverted is None else self._restored_rows()
-        if found is None or self._captured:
-            return ()
-        table, rows = found
-        pair = Pair(self._main, self._aux, self._control, self._settings.rescue_schema)
-        self._places = self._next_place()
-        captured = capture_rows(pair, run, self._places, rows, table, self._counted)
-        if captured is None:
-            self._unused += [images.rescue_name(run, self._places, part) for part in ("before", "after")]
-            return ()
-        return (captured,)
-
-    def _plain_rows(self) -> tuple[Table, Rows] | None:
-        write = self._plain[0] if len(self._plain) == 1 else None
-        if write is None or set(self._reach.tables) != {write.table}:
-            return None
-        table = catalogue.describe(self._control, write.table)
-        if table is None or not fits(write, table, self._counted):
-            return None
-        own = catalogue.self_setting_columns(self._control, write.table) if write.columns else ()
-        return table, rows_of(write, own)
-
-    def _restored_rows(self) -> tuple[Table, Rows] | None:
-        """Of an undo that put everything back in one statement; other tables can have been reached by triggers only."""
-        if self._reverted is None or self._reverted.at_once is None:
-            return None
-        undone = self._reverted.at_once
-        own = catalogue.self_setting_columns(self._control, undone.table.name)
-        return undone.table, rows_restored(self._settings.rescue_schema, undone.captured, own)
 
     def _ours(self) -> None:
         self._ended = True
@@ -314,45 +197,6 @@ class MariaTransaction:
                 if not lease.take(session, lease.run_name(run, part)):
                     raise BackoutError(f"run {run} is held by another session already", state="rolled back")
 
-    def _next_place(self, more: Sequence[CapturedTable] = ()) -> int:
-        names = [n for one in (*self._captured, *more) for n in (one.before_rescue, one.after_rescue) if n]
-        used = max((int(name.split("_")[2]) for name in names), default=0)
-        return max(used, self._places) + 1
-
-    _places = 0  # the last number that was given to a table of this run
-
-    def _compare(
-        self, run: int, relations: Mapping[TableName, catalogue.Relation], start: int
-    ) -> tuple[CapturedTable, ...]:
-        pair = Pair(self._main, self._aux, self._control, self._settings.rescue_schema)
-        found = []
-        for place, name in enumerate(sorted(relations), start):
-            self._places = place
-            table = catalogue.describe(self._control, name)
-            if table is None:
-                raise DatabaseFailed(f"table {name} is not there any more", hint="run it again")
-            captured = capture_table(pair, run, Target(table, relations[name].rows or 0, place))
-            if captured is not None:
-                found.append(captured)
-        return tuple(found)
-
-    def _unnamed(self) -> dict[TableName, catalogue.Relation]:
-        """Tables that nothing named, and that somebody, perhaps we, has written since the beginning."""
-        now = completeness.table_counters(self._control)
-        moved = {_RESCUE_PARTS.sub("", name) for name in completeness.moved_tables(self._moved, now)}
-        wanted = [
-            name
-            for name in catalogue.user_tables(self._control)
-            if name.schema not in ("backout", self._settings.rescue_schema)
-            and name not in self._reach.tables
-            and (completeness.encoded(name) in moved or not (name.schema + name.name).isascii())
-        ]
-        return {
-            relation.name: relation
-            for relation in catalogue.relations(self._control, wanted)
-            if relation.kind == "BASE TABLE" and relation.engine == "InnoDB"
-        }
-
     def _is_left_to_triggers(self, name: TableName) -> bool:
         """During an undo: an append-only table, to which triggers of the undo may add."""
         if self._reverted is None or self._reverted.includes(name):
@@ -360,23 +204,10 @@ class MariaTransaction:
         return name.name in self._settings.append_only or str(name) in self._settings.append_only
 
     def _tripwires(self, tables: Sequence[CapturedTable]) -> tuple[str, ...]:
-        explained = _explained(tables)
-        if explained <= self._counted:
+        found = explained(tables)
+        if found <= self._counted:
             return ()
-        return (f"the server counted {self._counted} rows written, and {explained} were captured",)
-
-    def _rescue_bytes(self, tables: Sequence[CapturedTable]) -> int:
-        """An estimate from the server's own average length of a row (statistics of fresh tables are not there yet)."""
-        average = dict(
-            self._control.rows(
-                "SELECT CONCAT(TABLE_SCHEMA, '.', TABLE_NAME), AVG_ROW_LENGTH FROM information_schema.TABLES WHERE "
-                + (" OR ".join(_is_table(one.table.name) for one in tables) or "FALSE")
-            )
-        )
-        return sum(
-            int(average.get(f"{one.table.name.schema}.{one.table.name.name}") or 0) * (one.before_rows + one.after_rows)
-            for one in tables
-        )
+        return (f"the server counted {self._counted} rows written, and {found} were captured",)
 
     def sample(self, captured: CapturedTable, limit: int) -> Sequence[RowChange]:
         """Rows of a captured table before and after."""
@@ -389,11 +220,14 @@ class MariaTransaction:
         """Put rows back as `plan` says; with conflicts that the resolution does not allow, nothing is written."""
         with self._supervised():
             self._ours()
-            self._reach.add(
-                [(undo_table.table.name.schema, undo_table.table.name.name) for undo_table in plan.tables], ()
-            )
+            names = [(one.table.name.schema, one.table.name.name) for one in plan.tables]
+            self._statements.reach.add(names, ())
             self._reverted = undo.Reverted(plan)
-            ground = undo.Ground(self._main, self._control, self._counter, self._settings)
+            ahead = None
+            if self._journal.begun is not None and not self._rescue.captured:  # of a ghost's change `aux` sees nothing
+                self._hold(self._journal.begun)
+                ahead = self._rescue.ahead(self._journal.begun)
+            ground = undo.Ground(self._pair, self._counter, self._settings, ahead)
             outcome, written = undo.revert(ground, plan, resolution, self._reverted)
             self._counted += written
             return outcome
@@ -414,23 +248,13 @@ class MariaTransaction:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """See the protocol. Only a lost connection leaves the outcome open: an error answer means rolled back."""
+        """See the protocol. A lost connection leaves the outcome open, and any answer that is not known to mean a rollback."""
         if self._broken is not None:
             raise self._broken
         try:
             self._main.connection.cursor().execute("COMMIT")
         except (pymysql.Error, OSError) as error:
-            lost = not isinstance(error, pymysql.Error) or code_of(error) in (
-                0,
-                2006,
-                2013,
-                2014,
-                2055,
-                1053,
-                1927,
-                None,
-            )
-            if not lost and isinstance(error, pymysql.Error):
+            if isinstance(error, pymysql.Error) and code_of(error) in _SURELY_ROLLED_BACK:
                 self.rollback()
                 raise translated(error, "commit") from None
             reason = said(error) if isinstance(error, pymysql.Error) else str(error)
@@ -456,23 +280,8 @@ class MariaTransaction:
             with suppress(BackoutError):
                 self._journal.drop_stages_of(self._run)
             with suppress(BackoutError):
-                self._journal.drop_unused(self._unused)
+                self._journal.drop_unused(self._rescue.unused)
 
     def left_behind(self) -> Sequence[str]:
         """See the protocol: a run puts nothing into the application's databases."""
         return ()
-
-
-def _explained(tables: Collection[CapturedTable]) -> int:
-    """The least number of writes that the images need: one for each row that is gone, made or altered, on balance.
-
-    Without a key nothing tells an altered row from one that is gone and another that is new.
-    """
-    return sum(
-        one.before_rows + one.after_rows - one.both_rows if one.table.key else max(one.before_rows, one.after_rows)
-        for one in tables
-    )
-
-
-def _is_table(name: TableName) -> str:
-    return f"(TABLE_SCHEMA = {records.values(name.schema)} AND TABLE_NAME = {records.values(name.name)})"

@@ -13,14 +13,27 @@ from dataclasses import dataclass, field
 
 from backout.engines.conflicts import Found, allows, refusals, renumbered
 from backout.engines.conflicts import fingerprint as fingerprint_of
+from backout.engines.halves import HELD, hold, note_on_halves, release
 from backout.engines.mariadb import images, records, undo_at_once, undo_report, undo_rows
+from backout.engines.mariadb.capture import Pair
 from backout.engines.mariadb.completeness import Counter
 from backout.engines.mariadb.names import comma, literal, qualified, quoted
 from backout.engines.mariadb.session import Session
 from backout.engines.mariadb.undo_apply import apply
+from backout.engines.mariadb.undo_at_once import Ahead
 from backout.engines.mariadb.undo_references import dangling
 from backout.engines.mariadb.undo_rows import Work
-from backout.engines.values import Conflict, Counts, Resolution, Settings, TableName, UndoOutcome, UndoPlan, UndoTable
+from backout.engines.values import (
+    CapturedTable,
+    Conflict,
+    Counts,
+    Resolution,
+    Settings,
+    TableName,
+    UndoOutcome,
+    UndoPlan,
+    UndoTable,
+)
 from backout.errors import Refused
 
 HOW = "row by row key, foreign key actions off for this session, foreign keys checked afterwards"
@@ -31,10 +44,20 @@ _FINAL = frozenset({"REFERENCED", "PARENT_GONE", "CONSTRAINT"})  # no order of o
 class Ground:
     """What an undo works with."""
 
-    main: Session
-    control: Session
+    pair: Pair
     counter: Counter
     settings: Settings
+    ahead: Ahead | None  # where images may go while the undo is at work
+
+    @property
+    def main(self) -> Session:
+        """The session that writes."""
+        return self.pair.main
+
+    @property
+    def control(self) -> Session:
+        """The session that asks the catalogue."""
+        return self.pair.control
 
 
 @dataclass
@@ -44,6 +67,7 @@ class Reverted:
     plan: UndoPlan
     works: tuple[Work, ...] = ()
     at_once: UndoTable | None = None  # the one table that was put back whole, by one statement
+    captured: CapturedTable | None = None  # and its images, where they are known already
     left: dict[TableName, tuple[str, list[tuple[object, ...]]]] = field(default_factory=dict)
 
     def includes(self, name: TableName) -> bool:
@@ -92,12 +116,12 @@ def revert(ground: Ground, plan: UndoPlan, resolution: Resolution, reverted: Rev
     session = ground.main
     whole = None
     if not resolution.overwrite:
-        whole = undo_at_once.restore(session, ground.control, plan, ground.settings.rescue_schema, ground.counter)
+        whole = undo_at_once.restore(ground.pair, ground.counter, plan, ground.ahead)
     if whole is not None:
-        reverted.at_once = plan.tables[0]
-        restored = {plan.tables[0].table.name: Counts(updated=whole)}
+        reverted.at_once, reverted.captured = plan.tables[0], whole.captured
+        restored = {plan.tables[0].table.name: Counts(updated=whole.rows)}
         seen = fingerprint_of(())
-        return UndoOutcome(restored, (), HOW, refused=False, fingerprint=seen, notes=plan.notes), whole
+        return UndoOutcome(restored, (), HOW, refused=False, fingerprint=seen, notes=plan.notes), whole.rows
     with _quiet(session), _savepoint(session):
         works = undo_rows.prepare(session, plan, ground.settings.rescue_schema)
         reverted.works = works
@@ -112,10 +136,11 @@ def revert(ground: Ground, plan: UndoPlan, resolution: Resolution, reverted: Rev
             return _refusal(session, works, met, fingerprint, notes), 0
         if not allows(resolution, {entry.conflict.number for entry in met}):
             return _refusal(session, works, met, fingerprint, notes), 0
-        if _force(session, met, resolution):
+        if _force(session, works, met, resolution):
             written = _settle(ground, works)
             left = renumbered(undo_report.conflicts(session, works), met)
         notes.extend(refusals(left, resolution))
+        notes.extend(_halves(session, works))
         if left and not resolution.partial:
             return _refusal(session, works, left, fingerprint, notes), 0
         restored = _restored(session, works)
@@ -148,16 +173,21 @@ def _settle(ground: Ground, works: tuple[Work, ...]) -> int:
 
     Ends, since every round takes at least one row out. Leaves the savepoint `backout_try` open, for `_force`.
     """
-    session = ground.main
+    session, keyed = ground.main, _keyed(works)
     while True:
+        hold(session.value, session.run, keyed)
         session.run("SAVEPOINT backout_try")
         before = ground.counter.rows_modified(session)
+        wanted = [(work, undo_rows.keyless_counts(session, work, then=True)) for work in works if _may_rewrite(work)]
         offenders = apply(session, works)
         if not offenders:
             offenders = list(dangling(session, ground.control, works))
         if not offenders:
             written = ground.counter.rows_modified(session) - before
             _require_exact(session, works)
+            for work, counts in wanted:
+                if undo_rows.keyless_counts(session, work, then=False) != counts:
+                    raise _rewritten("rows", work)
             return written
         session.run("ROLLBACK TO SAVEPOINT backout_try")
         for offender in offenders:
@@ -168,6 +198,17 @@ def _settle(ground: Ground, works: tuple[Work, ...]) -> int:
         for work in {offender.work.table: offender.work for offender in offenders}.values():
             if not work.key:  # as a whole or not at all
                 session.run(f"UPDATE {work.table} SET action = NULL")
+
+
+def _keyed(works: Sequence[Work]) -> list[str]:
+    """The work tables in which a row is told by its key."""
+    return [work.table for work in works if work.key]
+
+
+def _halves(session: Session, works: Sequence[Work]) -> Iterator[str]:
+    for work in works:
+        held = session.value(f"SELECT COUNT(*) FROM {work.table} WHERE kind = '{HELD}'")
+        yield from note_on_halves(work.plan.table.name, held)
 
 
 def _require_exact(session: Session, works: Sequence[Work]) -> None:
@@ -191,19 +232,29 @@ def _require_exact(session: Session, works: Sequence[Work]) -> None:
                 f"AND NOT ({work.has('T')} AND {back})"
             )
         if wrong:
-            raise Refused(
-                "undo",
-                f"{wrong} rows of {work.plan.table.name} are not as they were: a trigger has rewritten them",
-                state="rolled back",
-                hint="name the trigger's columns as `bookkeeping`, or drop the trigger for the time of the undo",
-            )
+            raise _rewritten(f"{wrong} rows", work)
 
 
-def _force(session: Session, met: Sequence[Found[Work]], resolution: Resolution) -> bool:
+def _may_rewrite(work: Work) -> bool:
+    """Rows without a key that a trigger may rewrite are told by their number only."""
+    return not work.key and bool(work.plan.table.triggers)
+
+
+def _rewritten(what: str, work: Work) -> Refused:
+    return Refused(
+        "undo",
+        f"{what} of {work.plan.table.name} are not as they were: a trigger has rewritten them",
+        state="rolled back",
+        hint="name the trigger's columns as `bookkeeping`, or drop the trigger for the time of the undo",
+    )
+
+
+def _force(session: Session, works: Sequence[Work], met: Sequence[Found[Work]], resolution: Resolution) -> bool:
     """Give the rows that `overwrite` names something to do; True if there are any. What was applied is taken back."""
     named = [entry for entry in met if entry.conflict.number in resolution.overwrite and _can_be_forced(entry)]
     if named:
         session.run("ROLLBACK TO SAVEPOINT backout_try")
+        release(session.run, _keyed(works))
         for entry in met:
             # What only a foreign key or another constraint refused is tried again: the forced rows may be what it met.
             again = entry.conflict.kind.name in _FINAL and bool(entry.work.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from backout.engines.conflicts import Found
+from backout.engines.halves import HELD
 from backout.engines.mariadb import images
 from backout.engines.mariadb.images import printed
 from backout.engines.mariadb.names import comma, quoted
@@ -40,7 +41,7 @@ def _of_table(session: Session, work: Work, numbered: int) -> Iterator[tuple[Con
         present, source, order = "FALSE", _keyless_source(work), "U.`row`"
     query = (
         f"SELECT U.`row`, U.kind, U.cols, U.detail, U.b, U.a, {present}, {comma(shown)} FROM {source} "
-        f"WHERE U.kind IS NOT NULL ORDER BY {order}"
+        f"WHERE U.kind IS NOT NULL AND U.kind <> '{HELD}' ORDER BY {order}"
     )
     for row, kind, cols, detail, b, a, n, *cells in session.rows(query):
         numbered += 1

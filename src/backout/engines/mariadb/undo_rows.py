@@ -8,6 +8,7 @@ TABLE") nor outlive the session; their rows follow savepoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backout.engines.mariadb import images
@@ -119,9 +120,9 @@ class Work:
     def has(self, side: str) -> str:
         """SQL: the row has that image, or is there now."""
         if side == "T":
-            return f"(T.{quoted(self.key[0].new.name)} IS NOT NULL)"
+            return images.is_there("T", self.key[0].new.name)
         name = self.captured.before_rescue if side == "B" else self.captured.after_rescue
-        return "FALSE" if name is None else f"({side}.{quoted(self.key[0].old.name)} IS NOT NULL)"
+        return "FALSE" if name is None else images.is_there(side, self.key[0].old.name)
 
 
 def prepare(session: Session, plan: UndoPlan, rescue: str) -> tuple[Work, ...]:
@@ -255,9 +256,33 @@ def _judge_keyless(session: Session, work: Work) -> None:
         session.run(f"UPDATE {work.table} SET action = NULL")
 
 
+def keyless_counts(session: Session, work: Work, *, then: bool) -> dict[str, int]:
+    """How many rows there are of each value that the undo writes; `then`: how many there have to be once it has.
+
+    Bookkeeping columns do not count: they keep what a trigger sets.
+    """
+    plain = [pair for pair in work.pairs if not pair.bookkeeping]
+    row = quoted(images.row_column(work.captured.table))
+    parts = [
+        f"SELECT {_hash_of(plain, alias)} AS h, {written} AS d FROM {work.table} U JOIN {work.rescue_table(name)} {alias} "
+        f"ON {alias}.{row} = U.image WHERE U.action = '{action}'"
+        for alias, name, action, written in (
+            ("B", work.captured.before_rescue, "insert", 1), ("A", work.captured.after_rescue, "delete", -1),
+        ) if name is not None
+    ]  # fmt: skip
+    rows = session.rows(
+        f"SELECT w.h, COALESCE(p.present, 0) + {'w.d' if then else '0'} FROM "
+        f"(SELECT h, SUM(d) AS d FROM ({' UNION ALL '.join(parts)}) x GROUP BY h) w LEFT JOIN "
+        f"(SELECT {_hash_of(plain, 'T')} AS h, COUNT(*) AS present FROM {work.target} T GROUP BY 1) p ON p.h = w.h"
+    )
+    return {str(digest): int(count) for digest, count in rows}
+
+
 def keyless_hash(work: Work, alias: str) -> str:
     """SQL for what a row without a key is recognised by; in the way of the types of now."""
-    columns = [
-        Column(pair.new.name if alias == "T" else pair.old.name, pair.compared_as.type, 0) for pair in work.pairs
-    ]
+    return _hash_of(work.pairs, alias)
+
+
+def _hash_of(pairs: Sequence[Pair], alias: str) -> str:
+    columns = [Column(pair.new.name if alias == "T" else pair.old.name, pair.compared_as.type, 0) for pair in pairs]
     return images.row_hash(columns, alias)

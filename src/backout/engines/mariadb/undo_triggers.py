@@ -27,6 +27,8 @@ def undo_obstacle(session: Session, names: Collection[TableName], settings: Sett
 
 
 def _objection(session: Session, trigger: catalogue.Trigger, settings: Settings) -> str | None:
+    if trigger.body == catalogue.BACKSLASHES:
+        return "its body cannot be read"
     try:
         tokens = tokens_of(trigger.body)
     except InvalidFile:
