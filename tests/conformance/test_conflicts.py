@@ -354,3 +354,31 @@ def test_rows_that_referred_to_nothing_before_come_back(stage: Stage) -> None:
     stage.proves(
         "DELETE FROM child; DELETE FROM parent; INSERT INTO parent VALUES (5); INSERT INTO child VALUES (9, 5);"
     )
+
+
+def test_a_row_whose_key_the_run_changed_is_put_back_whole_or_left_whole(people: Stage) -> None:
+    """It is one row: with half of it put back it would be there twice."""
+    report = people.run("UPDATE person SET id = id + 100, age = age + 1 WHERE id < 4")
+    people.elsewhere("UPDATE person SET age = 77 WHERE id = 102")
+    people.undo(report, partial=True)
+    assert (102, "bob", "b@x", 77) in persons(people)
+    assert 2 not in ids(people)
+    assert len(persons(people)) == 4
+
+
+def test_a_row_whose_old_key_others_use_keeps_its_new_one(people: Stage) -> None:
+    """Neither is the usurper overwritten, nor the row deleted that had the key."""
+    report = people.run("UPDATE person SET id = id + 100 WHERE id < 4")
+    people.elsewhere("INSERT INTO person VALUES (2, 'usurper', 'u@x', 1, 0)")
+    people.undo(report, partial=True)
+    assert {(2, "usurper", "u@x", 1), (102, "bob", "b@x", 40)} <= set(persons(people))
+    assert len(persons(people)) == 5
+
+
+def test_moved_rows_that_were_left_are_put_back_when_their_conflicts_are_overwritten(people: Stage) -> None:
+    """Once nothing of the table is in conflict any more, all of it can be put back."""
+    report = people.run("UPDATE person SET id = id + 100 WHERE id < 4")
+    people.elsewhere("UPDATE person SET age = 77, mail = 'new@x' WHERE id = 102")
+    people.undo(report, partial=True)
+    people.undo(report, overwrite=[one.number for one in people.conflicts(report)])
+    assert ids(people) == [1, 2, 3, 4]

@@ -29,6 +29,7 @@ _TOTAL = re.compile(r"\s*total\b")
 _TITLE = re.compile(r'\s*"([^"]*\S[^"]*)"\s*')
 _BOUND = r"(\d+|:[A-Za-z_][A-Za-z0-9_]*)"
 _BOUNDS = re.compile(rf"\s*(?:total\s+)?{_BOUND}\s*(?:\.\.\s*{_BOUND}\s*)?")
+_NO_UPPER_BOUND = re.compile(rf"\s*(?:total\s+)?{_BOUND}\s*\.\.\s*")
 
 
 _WORD = f"{FIRST}{LATER}*"
@@ -173,6 +174,11 @@ def _title(directive: _Directive) -> str:
 
 def _expectation(directive: _Directive, names: Collection[str]) -> Expectation:
     match = _BOUNDS.fullmatch(directive.rest)
+    if match is None and (open_end := _NO_UPPER_BOUND.fullmatch(directive.rest)):
+        raise directive.error(
+            f'"@expect {open_end[1]}.." has no upper bound, which is what stops a condition that is too wide',
+            f"write the most rows that it may be: @expect {open_end[1]}..HIGH",
+        )
     if match is None:
         raise directive.error(
             'directive "@expect" has no number of rows', "@expect 12, @expect 10..20 or @expect :name"

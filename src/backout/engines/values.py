@@ -91,6 +91,8 @@ class CapturedTable:
     both_rows: int = 0  # rows in both images, where `counted` is None: those were updated
     batch: int | None = None  # of a run in batches: this one alone; the rescue tables hold all of them
     unlogged: int = 0  # of counted row versions, those that no armed trigger logged: statements that failed half-way
+    logged: bool = False  # the images are the net difference of all writes, each logged as it was made
+    place: int = 0  # among the armed tables of a run in batches, from 1
 
 
 @dataclass(frozen=True)
@@ -271,6 +273,8 @@ class Authority:
     profile: str  # of the policy that was asked
     ledger_head: str | None = None  # hash of the ledger's last entry then; None: there was no ledger to be had
     emergency: str | None = None  # why nobody was waited for
+    ledger_seal: str | None = None  # over the ledger as it was found to be sound then, see `ledger/seal.py`
+    policy: str | None = None  # sha256 of the files that said who may approve and run
 
 
 @dataclass(frozen=True)
@@ -419,6 +423,10 @@ class Capabilities:
     pairs_keyless_rows: Capability = field(
         default=True,
         metadata=_means("without a key each changed row is put back alone, not the table's changes as a whole"),
+    )
+    pairs_moved_rows: Capability = field(
+        default=True,
+        metadata=_means("of rows whose key a run changed, an undo leaves those alone that are in conflict"),
     )
     identity_always: Capability = field(
         default=True, metadata=_means("`GENERATED ALWAYS AS IDENTITY` columns, also where they are no key")

@@ -23,6 +23,7 @@ from backout.engines.postgres.images import (
     spare_name,
     stored_list,
 )
+from backout.engines.postgres.moved import key_may_change, place_column
 from backout.engines.postgres.names import qualified, quoted
 from backout.engines.postgres.session import Session, at_once, pipe
 from backout.engines.values import CapturedTable, Counts, Table, TableName
@@ -104,10 +105,7 @@ def _quick(
     source = f"ONLY {qualified(table.name)} AS t"
     mine = quoted(spare_name("backout_made_by_run", table))
     kept = columns_named(table, (*table.key, *captured.after_columns)) if table.key else table.restorable
-    write_before = (
-        f"CREATE TABLE {qualified(place.before)} AS SELECT {stored_list(table.restorable, 't')} FROM {source} "
-        f"WHERE {gone}"
-    )
+    write_before = f"CREATE TABLE {qualified(place.before)} AS SELECT {_replaced(captured)} FROM {source} WHERE {gone}"
     write_after = (
         f"CREATE TABLE {qualified(place.after)} AS SELECT {stored_list(kept, 't')}, ({made}) AS {mine} "
         f"FROM {source} WHERE {made} OR {gone}"
@@ -151,7 +149,7 @@ def _general(main: Session, aux: Session, captured: CapturedTable, marks: Marks,
     not_ours = f"SELECT c.place FROM pg_temp.backout_candidate c JOIN {source} ON t.ctid = c.place"
     pipe(main, f"COPY ({not_ours}) TO STDOUT", aux, "COPY pg_temp.backout_not_ours FROM STDIN")
     before = aux.run(
-        f"CREATE TABLE {qualified(place.before)} AS SELECT {stored_list(table.restorable, 't')} "
+        f"CREATE TABLE {qualified(place.before)} AS SELECT {_replaced(captured)} "
         f"FROM pg_temp.backout_candidate c JOIN {source} ON t.ctid = c.place AND t.xmin = c.made_by "
         "WHERE NOT EXISTS (SELECT FROM pg_temp.backout_not_ours n WHERE n.place = c.place)",
         doing=doing,
@@ -163,6 +161,12 @@ def _general(main: Session, aux: Session, captured: CapturedTable, marks: Marks,
         doing=doing,
     ).affected
     return before, after
+
+
+def _replaced(captured: CapturedTable) -> str:
+    """What is kept of a row version that was replaced; where it was as well, if its key may have changed."""
+    at = f", t.ctid AS {quoted(place_column(captured.table))}" if key_may_change(captured) else ""
+    return stored_list(captured.table.restorable, "t") + at
 
 
 def _doing(table: Table) -> str:

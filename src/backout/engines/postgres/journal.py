@@ -265,6 +265,14 @@ class PostgresJournal:
         """Keep the rescue until then."""
         self._control.run("UPDATE backout.run SET expires_at = $2 WHERE number = $1", [run, until])
 
+    def certify(self, run: int, certificate: Mapping[str, Any]) -> None:
+        """See the protocol."""
+        self._control.run(
+            "UPDATE backout.run SET report = report || pg_catalog.jsonb_build_object('certificate', $2::text::jsonb) "
+            "WHERE number = $1",
+            [run, json.dumps(certificate)],
+        )
+
     def drop_rescue(self, run: int) -> None:
         """Drop the run's rescue tables and say so in the journal, in one transaction."""
         self._control.run("BEGIN")
@@ -309,7 +317,7 @@ class PostgresJournal:
             "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c "
             "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
             "JOIN backout.run r ON r.rescue_schema = n.nspname AND r.number = $1 "
-            "WHERE c.relkind = 'r' AND c.relname ~ ('^run_' || $1::text || '_[0-9]+_(before|after|left)')",
+            "WHERE c.relkind = 'r' AND c.relname ~ ('^run_' || $1::text || '_[0-9]+_(before|after|moved|left)')",
             [run],
         ).rows:
             self._control.run(f"DROP TABLE {qualified(TableName(schema, name))}", doing="drop a rescue table")

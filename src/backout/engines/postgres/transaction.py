@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from threading import Lock as ThreadLock
 from typing import Any
 
 import psycopg
@@ -29,6 +30,7 @@ from backout.engines.postgres.images import XID_SPAN
 from backout.engines.postgres.journal import PostgresJournal, hold, rescue_name, write_end
 from backout.engines.postgres.lines import keep_lines
 from backout.engines.postgres.loan import Loan, lend, newcomers
+from backout.engines.postgres.moved import note_moves
 from backout.engines.postgres.names import comma, literal, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.samples import sample_rows
@@ -73,6 +75,8 @@ class PostgresTransaction:
         self._reverted: Reverted | None = None
         self._switched: frozenset[str] = frozenset()  # oids of the tables whose triggers the undo switches
         self._arming = Arming(journal.control, settings)
+        self._lookers: list[int] = []  # backends of our own that come and go
+        self._seen = ThreadLock()  # so that nobody asks for newcomers before it is known that one is ours
 
     def begin(self, known: Sequence[tuple[str | None, str]]) -> None:
         """Open both sessions' transactions; raises Busy or Refused with nothing written."""
@@ -195,7 +199,8 @@ class PostgresTransaction:
     def newcomers(self, since_s: float) -> Sequence[str]:
         """Sessions of this machine that have appeared in the last seconds; asked of the journal's session."""
         control = self._journal.control
-        return newcomers(control, [self._main.pid, self._aux.pid, control.pid], since_s)
+        with self._seen:
+            return newcomers(control, [self._main.pid, self._aux.pid, control.pid, *self._lookers], since_s)
 
     def transcribe(self, run: int, lines: Sequence[tuple[int, str, str]]) -> None:
         """See the protocol. By the journal's session, which commits each time."""
@@ -248,6 +253,8 @@ class PostgresTransaction:
         captured = self._capture_tables(run, observed, narrowed)
         if keep:
             self._aux.run("COMMIT", doing="make the rescue durable")
+            for one in captured:
+                note_moves(main, self._aux, self._settings.rescue_schema, one, sees_rescue=not self._snapshot)
         rescue_bytes = self._rescue_bytes(captured)
         self._captured = captured
         return Capture(
@@ -336,6 +343,34 @@ class PostgresTransaction:
         """See the protocol."""
         before = self._reader_of_before(captured)
         return sample_rows(before, self._main, self._settings.rescue_schema, captured, limit)
+
+    def look(self, run: int, limit: int) -> Sequence[tuple[CapturedTable, Sequence[RowChange]]]:
+        """See `engines.protocol.Paired`. In a savepoint that is always rolled back, with a session for the past of its own.
+
+        Not aux: `age` counts from where a transaction first asked for it (xid.c, `GetStableLatestTransactionId`), so that it
+        would not see what is written after the look [18.4].
+        """
+        main, aux, marks, captures = self._main, self._aux, self._marks, self._captures
+        with self._seen:
+            looker = Session(self._settings.url, "look")
+            self._lookers.append(looker.pid)
+        main.run("SAVEPOINT _backout_look", doing="look at the rows so far")
+        try:
+            self._aux = looker
+            self._begin_aux()
+            main.run("SET LOCAL ROLE NONE; SET LOCAL search_path = pg_catalog, pg_temp")
+            main.run(_EXACTLY)
+            self._limit(main)
+            self._captures, self._marks = captures + 1, replace(marks, next_xid=self._next_xid())
+            observed = tripwires.observe(
+                main, self._aux, self.xid, self._marks.next_xid, self._counts, self._sequences, self._switched
+            )
+            found = self._capture_tables(run, observed, {})
+            return [(one, self.sample(one, limit)) for one in found]
+        finally:
+            self._aux, self._captures, self._marks = aux, captures, marks
+            looker.close()
+            main.run("ROLLBACK TO SAVEPOINT _backout_look; RELEASE SAVEPOINT _backout_look")
 
     @property
     def pairs(self) -> PostgresJournal:

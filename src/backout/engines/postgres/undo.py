@@ -22,6 +22,7 @@ from backout.engines.postgres.undo_columns import CONFLICT_TABLE
 from backout.engines.postgres.undo_conflicts import discover, listed, numbers_of, refused_though_forced
 from backout.engines.postgres.undo_keyed import KeyedTable
 from backout.engines.postgres.undo_keyless import KeylessTable
+from backout.engines.postgres.undo_moved import in_doubt, moves_of, notes_on_halves, release_halves
 from backout.engines.postgres.undo_piecemeal import write_or_find
 from backout.engines.postgres.undo_references import broken_keys, someone_would_be_hit
 from backout.engines.postgres.undo_triggers import hooks, keep_triggers_out, let_triggers_in, undo_obstacle
@@ -45,6 +46,7 @@ def revert(
     for place, undo in enumerate(plan.tables, 1):
         kind = KeyedTable if undo.captured.table.key else KeylessTable
         work.tables.append(kind(undo, place, rescue_schema))
+    work.moved = moves_of(main, rescue_schema, work.tables)
     main.run(f"DROP TABLE IF EXISTS {CONFLICT_TABLE}")
     main.run(
         f"CREATE TEMP TABLE {CONFLICT_TABLE.removeprefix('pg_temp.')} (place int, identity text, kind text, "
@@ -84,6 +86,7 @@ def _optimistic(work: Work) -> UndoOutcome | None:
 def _careful(work: Work, resolution: Resolution) -> UndoOutcome:
     """Name the rows in conflict, then write all but them; repeated where others write at the same time."""
     stubborn: set[tuple[int, str]] = set()
+    work.in_doubt = in_doubt(work)
     for _ in range(_ROUNDS):
         discover(work)
         conflicts, fingerprint, unlisted = listed(work)
@@ -96,12 +99,13 @@ def _careful(work: Work, resolution: Resolution) -> UndoOutcome:
                 work.way.value,
                 refused=True,
                 fingerprint=fingerprint,
-                notes=(*work.plan.notes, *_more(unlisted), *notes),
+                notes=(*work.plan.notes, *_more(unlisted), *notes_on_halves(work), *notes),
                 unlisted=unlisted,
             )
         if resolution.overwrite:
             numbers = comma(str(int(number)) for number in (0, *sorted(resolution.overwrite - set(refused))))
             work.main.run(f"UPDATE {CONFLICT_TABLE} SET forced = true WHERE number IN ({numbers})")
+            release_halves(work)
             conflicts, _, unlisted = listed(work)  # what is left: of very many, others than were listed
         known = work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE}")
         work.main.run("SAVEPOINT backout_undo")
@@ -111,7 +115,9 @@ def _careful(work: Work, resolution: Resolution) -> UndoOutcome:
             work.main.run("RELEASE SAVEPOINT backout_undo")
             outcome = _outcome(work, written, conflicts, fingerprint=fingerprint)
             return replace(
-                outcome, notes=(*outcome.notes, *_more(unlisted), *map(_refusal, refused)), unlisted=unlisted
+                outcome,
+                notes=(*outcome.notes, *_more(unlisted), *notes_on_halves(work), *map(_refusal, refused)),
+                unlisted=unlisted,
             )
         stubborn |= refused_though_forced(work)
         work.main.run("ROLLBACK TO SAVEPOINT backout_undo")

@@ -14,6 +14,9 @@ from backout.engines.values import Column, ConflictKind
 
 CONFLICT_TABLE = "pg_temp.backout_conflict"
 
+#: A kind that is not listed: the row is left because the other half of it is in conflict; see `moved.py`.
+HELD = "held"
+
 
 @dataclass(frozen=True)
 class Pair:

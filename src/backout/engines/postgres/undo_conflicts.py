@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from backout.engines.postgres.undo_columns import CONFLICT_TABLE
+from backout.engines.postgres.undo_columns import CONFLICT_TABLE, HELD
 from backout.engines.postgres.undo_keyed import KeyedTable
+from backout.engines.postgres.undo_moved import classify_gone, hold_halves, tell_old_keys
 from backout.engines.postgres.undo_piecemeal import write_or_find
 from backout.engines.postgres.undo_references import broken_keys, given_to_strangers, someone_would_be_hit
 from backout.engines.postgres.undo_work import Work
@@ -28,8 +29,9 @@ def discover(work: Work) -> None:
             refused = table.classify_renumbered()
             if refused is not None:
                 work.main.run(refused, doing="compare the rows of now")
+    classify_gone(work)
     while True:
-        found = someone_would_be_hit(work) + given_to_strangers(work)
+        found = someone_would_be_hit(work) + given_to_strangers(work) + hold_halves(work)
         if not found:
             work.main.run("SAVEPOINT backout_undo")
             before = work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE}")
@@ -47,8 +49,10 @@ def discover(work: Work) -> None:
             break
     work.main.run(
         f"UPDATE {CONFLICT_TABLE} x SET number = n.number FROM (SELECT c.ctid AS at, row_number() OVER "
-        f'(ORDER BY c.place, c.identity COLLATE "C") AS number FROM {CONFLICT_TABLE} c) n WHERE x.ctid = n.at'
+        f'(ORDER BY c.place, c.identity COLLATE "C") AS number FROM {CONFLICT_TABLE} c '
+        f"WHERE c.kind <> '{HELD}') n WHERE x.ctid = n.at"
     )
+    tell_old_keys(work)
 
 
 def _put_back(work: Work, rows: Sequence[tuple[int, str, str, list[str], str | None]]) -> None:
@@ -86,7 +90,7 @@ def listed(work: Work) -> tuple[tuple[Conflict, ...], str, int]:
 
     By the fingerprint a later answer is known to be about the very list that was shown.
     """
-    total = work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE} WHERE NOT forced")
+    total = work.main.value(f"SELECT count(*) FROM {CONFLICT_TABLE} WHERE NOT forced AND kind <> '{HELD}'")
     conflicts: list[Conflict] = []
     for table in work.tables:
         names = [pair.captured.name for pair in table.pairs]

@@ -351,6 +351,23 @@ class KeyedTable:
             )
         return found
 
+    @property
+    def one_sided(self) -> str:
+        """The rows that are in one image only, as a query for their identities."""
+        joined = f"{self.before} FULL JOIN {self.after} ON {self.same_key}"
+        return (
+            f"SELECT CASE WHEN {self._no_image('p')} THEN {self.identity('q')} ELSE {self.identity('p')} END AS identity "
+            f"FROM {joined} WHERE {self._no_image('p')} OR {self._no_image('q')}"
+        )
+
+    @property
+    def after_that_are_gone(self) -> str:
+        """FROM and WHERE: post-images of rows that were not there before by their key, and are not there now."""
+        return (
+            f"{self.after} LEFT JOIN {self.before} ON {self.same_key} LEFT JOIN {self.target} AS t ON {self.now_is('q')} "
+            f"WHERE {self._no_image('p')} AND t.{quoted(self.key[0].now.name)} IS NULL"
+        )
+
     def has_renumbered(self) -> str | None:
         """Did the run change a column that an UPDATE cannot put back, in any row?"""
         if not (self.has_before and self.has_after and self.renumbered):
@@ -429,7 +446,7 @@ class KeyedTable:
             f"SELECT x.number, x.kind, x.columns, x.detail, {comma(cells)} FROM {CONFLICT_TABLE} x "
             f"JOIN ({self.before} FULL JOIN {self.after} ON {self.same_key}) ON x.identity = {identity} "
             f"LEFT JOIN {self.target} AS t ON {now_key} "
-            f"WHERE x.place = {self.place} AND NOT x.forced ORDER BY x.number LIMIT {limit}"
+            f"WHERE x.place = {self.place} AND NOT x.forced AND x.number IS NOT NULL ORDER BY x.number LIMIT {limit}"
         )
 
     def save_left(self, name: str) -> str:

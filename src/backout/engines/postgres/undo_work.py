@@ -46,6 +46,8 @@ class Work:
     savepoints: list[int] = field(default_factory=list)  # ids under which rows were written
     rewritable: frozenset[int] = frozenset()  # places of tables that may be rewritten; see `undo_statements.Rewriting`
     rewriting: frozenset[int] = frozenset()  # of them, those that are
+    moved: dict[int, str] = field(default_factory=dict)  # place -> table of the rows whose key the run changed
+    in_doubt: frozenset[int] = frozenset()  # places of tables whose keys may have changed, nobody knows which
 
 
 def is_left(work: Work, table: KeylessTable) -> bool:

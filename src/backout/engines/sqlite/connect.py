@@ -54,6 +54,9 @@ class SqliteDatabase:
         batches=Missing("SQLite has one writer at a time and no row locks: a change is one transaction"),
         tracking=Missing("tracking files are not built for SQLite: the rows of `@pre` and `@post` are counted"),
         merge=Missing("there is no MERGE; `INSERT … ON CONFLICT DO UPDATE` is captured"),
+        pairs_moved_rows=Missing(
+            "nothing tells which row became which where a key was changed: one row in conflict leaves all of them"
+        ),
         identity_always=Missing("there are no identity columns; AUTOINCREMENT keys are captured like any other"),
         partitions=Missing("there are no partitioned tables"),
         references_to_partitions=Missing("there are no partitioned tables"),
@@ -175,6 +178,7 @@ class SqliteDatabase:
         known_tables: Sequence[tuple[str | None, str]],
         *,
         snapshot: bool = False,  # noqa: ARG002  the protocol's
+        to_lend: bool = False,  # noqa: ARG002  the protocol's
     ) -> SqliteTransaction:
         """Begin; every transaction of SQLite is serializable (https://sqlite.org/isolation.html), `snapshot` or not.
 
@@ -190,6 +194,10 @@ class SqliteDatabase:
                 return run(self._connection, statement, parameters)
             finally:
                 self._connection.execute("PRAGMA query_only = OFF")
+
+    def understand(self, statement: str, parameters: Sequence[str]) -> None:
+        """See the protocol. EXPLAIN compiles it and runs nothing of it (https://sqlite.org/lang_explain.html)."""
+        self.query(f"EXPLAIN {statement}", dict.fromkeys(parameters))
 
     def clock(self) -> datetime:
         """See the protocol: an SQLite database has the clock of the machine that reads it."""

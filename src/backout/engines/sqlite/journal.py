@@ -5,6 +5,7 @@ It is in the same file, so that a run's end commits with the change or not at al
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -218,6 +219,14 @@ class SqliteJournal:
         text = until.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
         with self._writing() as connection:
             connection.execute("UPDATE main.backout_run SET expires_at = ? WHERE number = ?", (text, run))
+
+    def certify(self, run: int, certificate: Mapping[str, Any]) -> None:
+        """See the protocol."""
+        self._require()
+        with self._writing() as connection:
+            ((report,),) = connection.execute("SELECT report FROM main.backout_run WHERE number = ?", (run,)).fetchall()
+            text = json.dumps({**json.loads(str(report)), "certificate": certificate}, default=str, ensure_ascii=False)
+            connection.execute("UPDATE main.backout_run SET report = ? WHERE number = ?", (text, run))
 
     def drop_rescue(self, run: int) -> None:
         """Drop everything that was kept of a run, and record when."""

@@ -13,6 +13,7 @@ import apsw
 
 from backout.engines.conflicts import Found, allows, refusals, renumbered
 from backout.engines.conflicts import fingerprint as fingerprint_of
+from backout.engines.halves import HELD, hold, note_on_halves, release
 from backout.engines.sqlite import images, undo_report, undo_rows
 from backout.engines.sqlite.handle import Handle
 from backout.engines.sqlite.records import begin_undone, mark_undone, set_open_conflicts
@@ -42,10 +43,11 @@ def revert(handle: Handle, plan: UndoPlan, resolution: Resolution) -> tuple[Undo
             return _refusal(savepoint, met, fingerprint, notes), 0
         if not allows(resolution, {entry.conflict.number for entry in met}):
             return _refusal(savepoint, met, fingerprint, notes), 0
-        if _force(connection, met, resolution):
+        if _force(connection, works, met, resolution):
             written = _settle(handle, works)
             left = renumbered(undo_report.conflicts(connection, works), met)
         notes.extend(refusals(left, resolution))
+        notes.extend(_halves(connection, works))
         if left and not resolution.partial:
             return _refusal(savepoint, left, fingerprint, notes), 0
         restored = _restored(connection, works)
@@ -118,7 +120,9 @@ def _settle(handle: Handle, works: Sequence[Work]) -> int:
     Ends, since every round takes at least one row out. Leaves the savepoint `backout_try` open, for `_take_back`.
     """
     connection = handle.connection
+    keyed = _keyed(works)
     while True:
+        hold(lambda query: single(connection, query), connection.execute, keyed)
         connection.execute("SAVEPOINT backout_try", can_cache=False)
         before = connection.total_changes()
         offenders = apply(connection, works)
@@ -128,6 +132,17 @@ def _settle(handle: Handle, works: Sequence[Work]) -> int:
             return connection.total_changes() - before
         _take_back(connection)
         _mark(connection, offenders)
+
+
+def _keyed(works: Sequence[Work]) -> list[str]:
+    """The work tables in which a row is told by its key."""
+    return [work.table for work in works if work.key and not work.virtual]
+
+
+def _halves(connection: apsw.Connection, works: Sequence[Work]) -> Iterator[str]:
+    for work in works:
+        held = single(connection, f"SELECT count(*) FROM {work.table} WHERE kind = '{HELD}'")
+        yield from note_on_halves(work.plan.table.name, held)
 
 
 def _take_back(connection: apsw.Connection) -> None:
@@ -143,11 +158,14 @@ def _mark(connection: apsw.Connection, offenders: Sequence[Offender]) -> None:
         )
 
 
-def _force(connection: apsw.Connection, met: Sequence[Found[Work]], resolution: Resolution) -> bool:
+def _force(
+    connection: apsw.Connection, works: Sequence[Work], met: Sequence[Found[Work]], resolution: Resolution
+) -> bool:
     """Give the rows that `overwrite` names something to do; True if there are any. What was applied is taken back."""
     named = [entry for entry in met if entry.conflict.number in resolution.overwrite and _can_be_forced(entry)]
     if named:
         _take_back(connection)
+        release(connection.execute, _keyed(works))
         for entry in met:
             # What only a foreign key or another constraint refused is tried again: the forced rows may be what it met.
             if entry in named or (entry.conflict.kind.name in _FINAL and not entry.work.virtual):

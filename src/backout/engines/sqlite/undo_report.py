@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import apsw
 
 from backout.engines.conflicts import Found
+from backout.engines.halves import HELD
 from backout.engines.sqlite import images
 from backout.engines.sqlite.statements import fetch, printed, quote_name
 from backout.engines.sqlite.undo_rows import Work
@@ -14,7 +15,7 @@ from backout.engines.values import Conflict, ConflictKind
 
 
 def conflicts(connection: apsw.Connection, works: Sequence[Work]) -> list[Found[Work]]:
-    """All rows with a `kind`, in order of table and key."""
+    """All rows with a `kind` of their own, in order of table and key."""
     found: list[Found[Work]] = []
     for work in works:
         for conflict, row in _of_table(connection, work, len(found)):
@@ -30,7 +31,7 @@ def _of_table(connection: apsw.Connection, work: Work, numbered: int) -> Iterato
     shown += [printed(f"U.n{place}") for place in range(len(now))]
     query = (
         f"SELECT U.row, U.kind, U.cols, U.detail, U.b, U.a, U.n, {', '.join(shown)} FROM {work.images} "
-        f"WHERE U.kind IS NOT NULL ORDER BY {images.key_order(captured)}"
+        f"WHERE U.kind IS NOT NULL AND U.kind <> '{HELD}' ORDER BY {images.key_order(captured)}"
     )
     for row, kind, cols, detail, b, a, n, *values in fetch(connection, query):
         numbered += 1

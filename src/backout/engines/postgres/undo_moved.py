@@ -1,0 +1,138 @@
+"""Rows whose key the run has changed, in an undo: both halves of such a row are put back, or none; see `moved.py`.
+
+A row that is left only for the sake of another one has the kind `held` and no number.
+Invariant: only the conflict table is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backout.engines.postgres.moved import moved_name
+from backout.engines.postgres.names import qualified
+from backout.engines.postgres.session import Session
+from backout.engines.postgres.undo_columns import CONFLICT_TABLE, HELD, kind_of
+from backout.engines.postgres.undo_keyed import KeyedTable
+from backout.engines.postgres.undo_work import Work
+from backout.engines.values import ConflictKind, TableName
+
+_DOING = "find the rows whose key has changed"
+
+
+def moves_of(main: Session, schema: str, tables: Sequence[object]) -> dict[int, str]:
+    """place -> table of pairs, of the tables of an undo that have one."""
+    found = {}
+    for table in tables:
+        if isinstance(table, KeyedTable) and table.undo.captured.before_rescue and table.undo.captured.batch is None:
+            name = qualified(TableName(schema, moved_name(table.undo.captured.before_rescue)))
+            if main.value("SELECT pg_catalog.to_regclass($1)", [name]) is not None:
+                found[table.place] = name
+    return found
+
+
+def in_doubt(work: Work) -> frozenset[int]:
+    """Places of the tables in which keys may have changed without pairs of them: those that were armed with triggers."""
+    found = set()
+    for table in work.tables:
+        captured, counted = table.undo.captured, table.undo.captured.counted
+        if not isinstance(table, KeyedTable) or table.place in work.moved or counted is None:
+            continue
+        gone_again, _, brought_back = work.main.one(table.expected())
+        explained = (captured.before_rows, captured.after_rows) == (
+            counted.updated + counted.deleted, counted.inserted + counted.updated,
+        )  # fmt: skip
+        may_change = not set(captured.table.key).isdisjoint(captured.after_columns)
+        if gone_again and brought_back and may_change and not (explained and brought_back == counted.deleted):
+            found.add(table.place)
+    return frozenset(found)
+
+
+def classify_gone(work: Work) -> None:
+    """A row that moved and that others have deleted since is in conflict: it does not come back under its old key.
+
+    Where a row has the old key by now, others have put it back, or that key is used again: both are told elsewhere.
+    """
+    for table in work.tables:
+        if isinstance(table, KeyedTable) and table.place in work.moved:
+            still_free = (
+                f"SELECT m.became FROM {work.moved[table.place]} m JOIN {table.before_as('b')} ON "
+                f"{table.identity('b')} = m.was WHERE NOT EXISTS (SELECT FROM {table.target} AS t WHERE {table.now_is('b')})"
+            )
+            work.main.run(
+                f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT {table.place}, "
+                f"{table.identity('q')}, {kind_of(ConflictKind.DELETED)}, ARRAY[]::text[] FROM {table.after_that_are_gone} "
+                f"AND {table.identity('q')} IN ({still_free})",
+                doing=_DOING,
+            )
+
+
+def hold_halves(work: Work) -> int:
+    """Leave the other half of each row in conflict as well, and of what has its key now. Returns how many were added.
+
+    Where nobody knows which half belongs to which, all of them.
+    """
+    found = 0
+    for place, moved in work.moved.items():
+        linked = f"(SELECT was AS one, became AS other FROM {moved} UNION ALL SELECT became, was FROM {moved}) e"
+        others = f"SELECT e.other AS identity FROM {_left(place)} JOIN {linked} ON e.one = x.identity"
+        while added := _held(work, place, others):
+            found += added
+    for table in work.tables:
+        if isinstance(table, KeyedTable) and table.place in work.in_doubt:
+            halves = table.one_sided
+            any_left = f"SELECT FROM {_left(table.place)} JOIN ({halves}) a ON a.identity = x.identity"
+            found += _held(work, table.place, f"SELECT b.identity FROM ({halves}) b WHERE EXISTS ({any_left})")
+    return found
+
+
+def _left(place: int) -> str:
+    """The rows of a table that are in conflict and not to be overwritten."""
+    return f"(SELECT x.identity FROM {CONFLICT_TABLE} x WHERE x.place = {place} AND NOT x.forced) x"
+
+
+def _held(work: Work, place: int, others: str) -> int:
+    """Leave these rows, also such as were to be overwritten. Returns how many were to be written until now."""
+    known = f"SELECT FROM {CONFLICT_TABLE} y WHERE y.place = {place} AND y.identity = o.identity"
+    return (
+        work.main.run(
+            f"INSERT INTO {CONFLICT_TABLE} (place, identity, kind, columns) SELECT DISTINCT {place}, o.identity, "
+            f"'{HELD}', ARRAY[]::text[] FROM ({others}) o WHERE NOT EXISTS ({known})",
+            doing=_DOING,
+        ).affected
+        or work.main.run(
+            f"UPDATE {CONFLICT_TABLE} y SET forced = false WHERE y.place = {place} AND y.forced "
+            f"AND y.identity IN (SELECT o.identity FROM ({others}) o)",
+            doing=_DOING,
+        ).affected
+    )
+
+
+def release_halves(work: Work) -> None:
+    """Some conflicts are to be overwritten now: leave only the halves of the others."""
+    if work.moved or work.in_doubt:
+        work.main.run(f"DELETE FROM {CONFLICT_TABLE} WHERE kind = '{HELD}'")
+        hold_halves(work)
+
+
+def tell_old_keys(work: Work) -> None:
+    """Say in each conflict which key its row had before the run."""
+    for place, moved in work.moved.items():
+        work.main.run(
+            f"UPDATE {CONFLICT_TABLE} x SET detail = coalesce(x.detail || '; ', '') || 'before the run its key was ' || "
+            f"pg_catalog.btrim(m.was, '()') FROM {moved} m WHERE x.place = {place} AND x.identity = m.became"
+        )
+
+
+def notes_on_halves(work: Work) -> tuple[str, ...]:
+    """How many rows are left for the sake of another one, in words."""
+    notes = []
+    for table in work.tables:
+        held = work.main.value(
+            f"SELECT count(*) FROM {CONFLICT_TABLE} WHERE place = $1 AND kind = '{HELD}' AND NOT forced", [table.place]
+        )
+        if held:
+            halves = "half" if held == 1 else "halves"
+            notes.append(
+                f'of "{table.undo.table.name}" {held} other {halves} of rows whose key the run changed are left with them'
+            )
+    return tuple(notes)
