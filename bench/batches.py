@@ -31,7 +31,16 @@ CHANGE = """-- /// change
 -- @batch referral by=id
 UPDATE referral SET status = 'closed';
 """
+COPY = CHANGE.replace("UPDATE referral SET status = 'closed'", "INSERT INTO copied SELECT * FROM referral")
 BATCH = 1_000
+AUDIT = """
+DROP TABLE IF EXISTS audit;
+CREATE TABLE audit (id bigint, at timestamptz, was text); ALTER TABLE audit OWNER TO clinic_app;
+CREATE OR REPLACE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN INSERT INTO audit VALUES (OLD.id, now(), OLD.status); RETURN NULL; END $$;
+CREATE OR REPLACE TRIGGER note AFTER UPDATE ON referral FOR EACH ROW EXECUTE FUNCTION note()
+"""
+COPIED = "DROP TABLE IF EXISTS copied; CREATE TABLE copied (LIKE base); ALTER TABLE copied OWNER TO clinic_app"
 TRIGGER = """
 CREATE OR REPLACE FUNCTION in_step() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.updated_at := now(); RETURN NEW; END $$;
 CREATE OR REPLACE TRIGGER in_step BEFORE UPDATE ON referral FOR EACH ROW EXECUTE FUNCTION in_step()
@@ -61,9 +70,23 @@ class Batches(Bench):
         self.ready()
         self.connection.execute(TRIGGER)
 
-    def ours(self) -> None:
+    def ready_with_audit(self) -> None:
+        """With a trigger that writes another table."""
+        self.ready()
+        self.connection.execute(AUDIT)
+
+    def ready_to_copy(self) -> None:
+        """With an empty table of the same columns."""
+        self.ready()
+        self.connection.execute(COPIED)
+
+    def copy(self) -> None:
+        """All rows into the other table, by one statement."""
+        self.connection.execute("INSERT INTO copied SELECT * FROM referral")
+
+    def ours(self, change: str = "backfill") -> None:
         """In batches, with the way back."""
-        report = self.project.run(self.project.change("backfill"), "bench", ask=yes)
+        report = self.project.run(self.project.change(change), "bench", ask=yes)
         self.notes = report.notes
         self.run = report.identifier
 
@@ -154,12 +177,17 @@ def main() -> None:
         place.mkdir()
         bench = Batches(server, place, rows)
         (place / "changes" / "backfill.sql").write_text(CHANGE)
+        (place / "changes" / "copy.sql").write_text(COPY)
         found = medians(
             {
                 "plain": (bench.ready, bench.whole),
                 "ours": (bench.ready, bench.ours),
                 "loop": (bench.ready_with_trigger, bench.loop),
                 "undo": (bench.ready_for_undo, bench.undo),
+                "plain, audited": (bench.ready_with_audit, bench.whole),
+                "ours, audited": (bench.ready_with_audit, bench.ours),
+                "copy": (bench.ready_to_copy, bench.copy),
+                "ours, copied": (bench.ready_to_copy, lambda: bench.ours("copy")),
             },
             rounds,
         )
@@ -172,6 +200,12 @@ def main() -> None:
             Ratio("batches with capture / the usual loop with a trigger", found["ours"], found["loop"], 0.5),
             Ratio("batches with capture / row by row", found["ours"], alone, 0.02),
             Ratio("undo in batches / one plain UPDATE", found["undo"], found["plain"], 3.0),
+            Ratio(
+                "the same with an audit trigger, its rows captured / plain",
+                found["ours, audited"],
+                found["plain, audited"],
+            ),
+            Ratio("INSERT … SELECT in batches / one plain one", found["ours, copied"], found["copy"]),
         ):
             print(ratio.row())
         bench.ready()

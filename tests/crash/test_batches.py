@@ -32,6 +32,14 @@ CHANGE = """-- /// change
 -- @batch app.referral by=id size=25
 UPDATE app.referral SET visits = visits + 1;
 """
+LOOP = """# /// change
+# title = "A backfill by a script"
+# ///
+def apply(db):
+    for batch in db.batches("app.referral", by="id", size=25):
+        for (number,) in db.execute(f"SELECT id FROM app.referral WHERE {batch.where}").fetchall():
+            db.execute("UPDATE app.referral SET visits = visits + 1 WHERE id = %s", [number])
+"""
 SCHEMA = """
 DROP SCHEMA IF EXISTS app CASCADE;
 CREATE SCHEMA app;
@@ -43,6 +51,30 @@ CREATE FUNCTION app.stamp() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN NEW.note := coalesce(NEW.note, '') || ' changed'; RETURN NEW; END $$;
 CREATE TRIGGER stamp BEFORE UPDATE ON app.referral FOR EACH ROW EXECUTE FUNCTION app.stamp();
 """
+#: What a batch writes beside its rows: an audit without a key, a cascade, a counter, and its own row once more.
+ELSEWHERE = (
+    TRIGGER
+    + """
+CREATE TABLE app.audit (id int, visits int);
+CREATE TABLE app.counter (name text PRIMARY KEY, n int);
+INSERT INTO app.counter VALUES ('all', 0), ('none', 0);
+ALTER TABLE app.referral ADD again int, ADD UNIQUE (note);
+CREATE TABLE app.letter (id int PRIMARY KEY, referral text REFERENCES app.referral (note) ON UPDATE CASCADE);
+INSERT INTO app.letter SELECT g, 'n' || (g % 200 + 1) FROM generate_series(1, 300) g;
+CREATE FUNCTION app.elsewhere() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF pg_trigger_depth() > 1 OR NEW.visits = OLD.visits THEN RETURN NULL; END IF;
+  INSERT INTO app.audit VALUES (NEW.id, NEW.visits);
+  UPDATE app.counter SET n = n + 1 WHERE name = 'all';
+  IF NEW.id > 700 THEN UPDATE app.referral SET again = coalesce(again, 0) + 1 WHERE id = NEW.id; END IF;
+  RETURN NULL; END $$;
+CREATE TRIGGER elsewhere AFTER UPDATE ON app.referral FOR EACH ROW EXECUTE FUNCTION app.elsewhere();
+"""
+)
+STAMP_ONCE = """
+CREATE OR REPLACE FUNCTION app.stamp() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF NEW.visits <> OLD.visits THEN NEW.note := coalesce(NEW.note, '') || ' changed'; END IF; RETURN NEW; END $$;
+"""
+ELSEWHERE += STAMP_ONCE
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +96,7 @@ def scene() -> Iterator[Scene]:
             session.execute("CREATE DATABASE test")
             session.execute("GRANT CREATE ON DATABASE test TO app, login")
         (place / "change.sql").write_text(CHANGE)
+        (place / "loop.py").write_text(LOOP)
         yield found
     finally:
         process.communicate()
@@ -71,15 +104,23 @@ def scene() -> Iterator[Scene]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-@pytest.mark.parametrize("trigger", ["", TRIGGER], ids=["without a trigger", "with a trigger"])
+TRIGGERS = {"without a trigger": "", "with a trigger": TRIGGER, "with triggers and cascades": ELSEWHERE}
+
+
+@pytest.mark.parametrize("trigger", list(TRIGGERS.values()), ids=list(TRIGGERS))
 @pytest.mark.parametrize("blow", ["kill", "kill sent", "end the backend"])
 def test_a_run_in_batches_survives_whatever_kills_it(scene: Scene, trigger: str, blow: str) -> None:
     rounds(scene, trigger, blow, max(1, 2 // SHORTER), SEED)
 
 
+@pytest.mark.parametrize("blow", ["kill", "kill sent", "end the backend"])
+def test_a_loop_of_a_script_survives_whatever_kills_it(scene: Scene, blow: str) -> None:
+    rounds(scene, ELSEWHERE, blow, max(1, 2 // SHORTER), SEED, change="loop")
+
+
 @pytest.mark.parametrize("blow", ["kill the backend", "kill the server"])
 def test_a_run_in_batches_survives_a_server_that_dies(scene: Scene, blow: str) -> None:
-    rounds(scene, TRIGGER, blow, 1, SEED)
+    rounds(scene, ELSEWHERE, blow, 1, SEED)
 
 
 #: For the hunt: with a table whose rows refer to those that change, so that each update locks and checks.
@@ -98,46 +139,68 @@ def test_a_hundred_kills_lose_nothing(scene: Scene) -> None:
     number = 0
     while sum(count for status, count in BLOWS.items() if status != 0) < 100:
         blow = HUNTED[number % len(HUNTED)]
-        rounds(scene, TRIGGER + REFERRING, blow, 1, seed + number)
+        made = (TRIGGER + REFERRING, ELSEWHERE)[number // len(HUNTED) % 2]
+        rounds(scene, made, blow, 1, seed + number, change=("change", "loop")[number // len(HUNTED) % 3 == 2])
         number += 1
     print(f"{number} rounds, by exit status: {BLOWS}")
 
 
-def rounds(scene: Scene, trigger: str, blow: str, count: int, seed: int) -> None:
+def rounds(scene: Scene, trigger: str, blow: str, count: int, seed: int, *, change: str = "change") -> None:
     chance = Random(seed)
     for number in range(count):
         scene.database.execute("DROP SCHEMA IF EXISTS backout, rescue CASCADE")
         scene.database.as_application(SCHEMA + trigger)
         before = scene.dump()
         try:
-            run = through(scene, "run", blow, chance)
+            elsewhere = trigger == ELSEWHERE
+            run = through(scene, "run", blow, chance, elsewhere=elsewhere, change=change)
             assert [(1, ROWS)] == scene.database.execute("SELECT visits, count(*) FROM app.referral GROUP BY 1")
             if trigger:
                 stamped = "SELECT count(*) FROM app.referral WHERE note ~ '^n[0-9]+ changed$'"
                 assert [(ROWS,)] == scene.database.execute(stamped)
-            assert [(ROWS, ROWS // 25)] == scene.database.execute(
-                "SELECT sum(updated)::int, count(*)::int FROM backout.batch WHERE run = %s", [run.number]
-            )
-            through(scene, "undo", blow, chance, run)
+            if trigger == ELSEWHERE:
+                once_elsewhere(scene, run)
+            elif change == "change":
+                assert [(ROWS, ROWS // 25)] == scene.database.execute(
+                    "SELECT sum(updated)::int, count(*)::int FROM backout.batch WHERE run = %s", [run.number]
+                )
+            through(scene, "undo", blow, chance, run, elsewhere=elsewhere)
             assert before == scene.dump()
         except AssertionError:
             print(f"{blow}: round {number}; HUNT_SEED={seed}")
             raise
 
 
+def once_elsewhere(scene: Scene, run: RunRecord) -> None:
+    """Each row has its one row of the audit, its one step of the counter; its letters followed it."""
+    one = scene.database.execute
+    assert [(ROWS, ROWS, 1)] == one("SELECT count(*), count(DISTINCT id), max(visits) FROM app.audit")
+    assert [("all", ROWS), ("none", 0)] == one("SELECT name, n FROM app.counter ORDER BY 1")
+    assert [(100, 1)] == one("SELECT count(*), max(again) FROM app.referral WHERE again IS NOT NULL")
+    assert [(300,)] == one("SELECT count(*) FROM app.letter WHERE referral ~ ' changed$'")
+    assert [(ROWS // 25, ROWS)] == one(
+        "SELECT count(*), sum(looked_at)::int FROM backout.batch WHERE run = %s", [run.number]
+    )
+
+
 #: How often each exit status was seen; -9 and 8 are those of blows that fell.
 BLOWS: dict[int, int] = {}
 
 
-def through(scene: Scene, action: str, blow: str, chance: Random, run: RunRecord | None = None) -> RunRecord:
+def through(
+    scene: Scene, action: str, blow: str, chance: Random, run: RunRecord | None = None, *, elsewhere: bool = False,
+    change: str = "change",
+) -> RunRecord:  # fmt: skip
     """Until it came through: kill it, see that what is left agrees with the journal, go on. Returns the run."""
     name = run.identifier if run else ""
     for attempt in range(40):
         # So many words are about what it takes to come through: most of the blows fall.
-        moment = chance.randint(1, 260 if action == "undo" else 110) if attempt < 5 else 0
-        told = scene.send(replace(scene.order, action=action, blow=blow, run=name, moment=moment))
+        words = (420, 300) if elsewhere else (260, 110)
+        moment = chance.randint(1, words[action != "undo"]) if attempt < 5 else 0
+        told = scene.send(replace(scene.order, action=action, blow=blow, run=name, moment=moment, change=change))
         scene.come_back()
         record = last(scene)
+        assert left_armed(scene) == []
         BLOWS[told["status"]] = BLOWS.get(told["status"], 0) + 1
         if told["status"] == 0:
             assert record is not None
@@ -177,12 +240,23 @@ def agrees(scene: Scene) -> None:
         return
     changed = scene.database.execute("SELECT coalesce(sum(visits), 0)::int FROM app.referral")
     assert changed == scene.database.execute(
-        "SELECT coalesce(sum(CASE WHEN r.mode = 'real' THEN b.updated ELSE -b.updated END), 0)::int "
+        "SELECT coalesce(sum(CASE WHEN r.mode = 'real' THEN b.looked_at ELSE -b.looked_at END), 0)::int "
         "FROM backout.batch b JOIN backout.run r ON r.number = b.run "
         "WHERE r.number >= (SELECT max(number) FROM backout.run WHERE mode = 'real' AND number IN "
         "(SELECT run FROM backout.batched))"
     )
     assert scene.database.execute("SELECT max(visits) <= 1 FROM app.referral") == [(True,)]
+    if scene.database.execute("SELECT to_regclass('app.audit') IS NOT NULL") == [(True,)]:
+        assert changed == scene.database.execute("SELECT count(*)::int FROM app.audit")
+        assert changed == scene.database.execute("SELECT n FROM app.counter WHERE name = 'all'")
+
+
+def left_armed(scene: Scene) -> list[tuple[str]]:
+    """What the log has left of armed tables."""
+    return scene.database.execute(
+        "SELECT proname::text FROM pg_proc WHERE pronamespace = to_regnamespace('backout') UNION ALL "
+        "SELECT tgname::text FROM pg_trigger WHERE tgname LIKE 'backout%'"
+    )
 
 
 def came_through(record: RunRecord) -> bool:

@@ -82,7 +82,7 @@ def test_a_client_that_scribbles_ends_alone(postgres18: PostgresDatabase) -> Non
 
 @pytest.mark.hunt
 def test_a_client_that_scribbles_ends_alone_hunted(postgres18: PostgresDatabase) -> None:
-    hold_out(postgres18, 5_000, SEED)
+    hold_out(postgres18, int(os.environ.get("HUNT_EXAMPLES", "5000")), SEED)
 
 
 @pytest.mark.parametrize(

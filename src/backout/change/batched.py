@@ -10,17 +10,29 @@ from typing import TYPE_CHECKING
 
 from backout.change.model import Step, StepKind
 from backout.errors import InvalidFile, Position
-from backout.sql.model import Dialect
+from backout.sql.model import Dialect, Kind, Statement, WriteTarget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backout.change.model import Change
+    from backout.change.model import Batching, Change
 
 
 def batched_step(change: Change) -> Step | None:
-    """The step that runs in batches; None: the change is one transaction."""
-    return next((step for step in change.steps if step.batching is not None), None)
+    """The step that runs in batches; None: the change is one transaction. A loop of a Python change counts as one."""
+    found = next((step for step in change.steps if step.batching is not None), None)
+    return _loop(change.batching) if change.batching is not None else found
+
+
+def _loop(batching: Batching) -> Step:
+    """What is known of a loop over `db.batches(…)`: the table that it goes through, and may write."""
+    schema, _, name = batching.table.rpartition(".")
+    target = WriteTarget("update", schema or None, name)
+    statement = Statement(
+        "db.batches(…)", (), batching.line, 1, (), Kind.WRITE, (target,), (), ((target.schema, name),),
+        is_single_update=False, objection=None,
+    )  # fmt: skip
+    return Step(StepKind.APPLY, statement, batching=batching)
 
 
 def check_batched(steps: Sequence[Step], dialect: Dialect, file: str) -> None:
@@ -45,11 +57,12 @@ def check_batched(steps: Sequence[Step], dialect: Dialect, file: str) -> None:
 
 
 def _check_restrictable(step: Step, file: str) -> None:
-    from backout.sql.restrict import NotRestrictable, restrictable
+    from backout.sql.restrict import NotRestrictable
+    from backout.sql.restrict_insert import batchable
 
     assert step.batching is not None
     try:
-        restrictable(step.statement, step.batching.table, fixed=step.batching.by)
+        batchable(step.statement, step.batching.table, step.batching.by)
     except NotRestrictable as refused:
         place = Position(file, step.statement.line, step.statement.column)
         raise InvalidFile(f"this statement cannot run in batches: {refused.reason}", place, hint=refused.hint) from None

@@ -148,3 +148,4 @@ class Change:
     metadata: Metadata
     steps: tuple[Step, ...]  # empty for a Python change
     is_private: bool = False  # it is in the ledger, encrypted, and `path` is where no file is
+    batching: Batching | None = None  # of a Python change: its loop over `db.batches(…)`

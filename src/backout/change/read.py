@@ -15,7 +15,7 @@ from backout.change.directives import steps_of
 from backout.change.metadata import read_metadata
 from backout.change.model import COMMENTS, Change, DataClass, Metadata, Step, StepKind
 from backout.change.package import Package
-from backout.change.python_source import check_python
+from backout.change.python_source import batching_of, check_python
 from backout.change.subset import check_subsets
 from backout.errors import InvalidFile, Position, UsageError
 from backout.sql.model import Dialect
@@ -70,7 +70,15 @@ def read_change(path: Path, *, default_dialect: Dialect = Dialect.POSTGRES, pack
         metadata=metadata,
         steps=steps,
         is_private=package is not None,
+        batching=batching_of(text, file) if language == "python" else None,
     )
+
+
+def names_of_files(change: Change) -> tuple[str, ...]:
+    """The names of these files, relative to the change; none of them is read."""
+    undo, tests = change.metadata.backout, change.metadata.tests
+    attached = ([undo] if Path(undo).suffix in _LANGUAGES else []) + ([tests.file] if tests and tests.file else [])
+    return (change.path.name, *dict.fromkeys(attached))
 
 
 def files_of(change: Change) -> dict[str, str]:

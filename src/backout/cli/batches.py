@@ -108,7 +108,7 @@ def _as_line(state: str, batched: Batched) -> str:
 
     return json.dumps({
         "run": batched.run, "outcome": state, "batches": batched.batches, "looked_at": batched.looked_at,
-        "estimated_rows": batched.keyset.estimated_rows, "written": batched.counts.total,
+        "estimated_rows": batched.keyset.estimated_rows, "written": batched.written,
         "wanted": batched.wanted.value, "waits_for": batched.pause_reason, "undone": batched.undone,
     })  # fmt: skip
 
@@ -118,6 +118,6 @@ def _in_words(state: str, batched: Batched) -> str:
     share = f" of about {estimated:,} ({min(batched.looked_at / estimated, 1.0):.1%})" if estimated else ""
     waits = f"; waits: {batched.pause_reason}" if batched.pause_reason else ""
     return (
-        f"{state}: {batched.batches:,} batches, {batched.looked_at:,}{share} looked at, {batched.counts.total:,} rows "
+        f"{state}: {batched.batches:,} batches, {batched.looked_at:,}{share} looked at, {batched.written:,} rows "
         f"written{waits}"
     )

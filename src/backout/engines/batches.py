@@ -4,11 +4,15 @@ A batch is the rows of one table whose key lies in `(after, upto]`, and a transa
 for each, written in that transaction: a batch is committed with it or not at all. Only `runs/supervise.py` commits.
 
 Keys are tuples of texts, as the database prints the values of the key's columns; None: before the first row.
+
+What a batch writes beside the rows of its table (cascades, triggers, the target of an INSERT … SELECT) is captured as well,
+where the engine has been told so beforehand (`Batches.arm`); a batch that writes more than that says so, and is begun anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -23,12 +27,25 @@ from backout.engines.values import (
     Resolution,
     RunState,
     Table,
+    TableName,
     UndoOutcome,
     UndoPlan,
+    Write,
 )
 from backout.errors import Refused
 
 Key = tuple[str, ...]
+
+
+class MoreIsWritten(Exception):
+    """The batch has written tables whose writes are not followed: roll it back, arm them, and begin it anew.
+
+    `tables`: their identifiers. Raised by `Batch.capture` alone, never twice for a table; not an error of anybody's.
+    """
+
+    def __init__(self, tables: Collection[str]) -> None:
+        super().__init__(f"not armed: {sorted(tables)}")
+        self.tables = frozenset(tables)
 
 
 class Wanted(Enum):
@@ -48,6 +65,7 @@ class Keyset:
     upper: Key | None  # the greatest key at the start, where the run ends; None: there was no row
     estimated_rows: int
     after_columns: tuple[str, ...]  # the only columns that the statement can change; all, where that is not certain
+    writes: bool = True  # False: the statement only reads this table, and writes others (INSERT … SELECT)
 
 
 @dataclass(frozen=True)
@@ -58,13 +76,20 @@ class BatchRecord:
     after: Key | None
     upto: Key
     looked_at: int  # keys between the bounds when they were found
-    counts: Counts
+    counts: Counts  # of the rows that were captured by their keys
     seconds: float
+    affected: int = 0  # rows in the statement's command tag; of an undo 0
+    others: tuple[CapturedTable, ...] = ()  # what was captured of armed tables: of this batch alone
     committed_at: datetime | None = None
     undoes: int | None = None  # of an undo: the batch of the original run
     undone_by: int | None = None  # the run that undid it
-    left_rescue: str | None = None  # keys of the rows that this undo has left
-    open_conflicts: int = 0
+    left_rescue: str | None = None  # keys of the rows of the table itself that this undo has left
+    open_conflicts: int = 0  # in all tables
+
+    @property
+    def written(self) -> int:
+        """All writes that the database counted."""
+        return self.counts.total + sum(one.counted.total for one in self.others if one.counted)
 
 
 @dataclass(frozen=True)
@@ -83,14 +108,27 @@ class Batched:
     batches: int = 0
     last: Key | None = None
     looked_at: int = 0
-    counts: Counts = field(default_factory=Counts)
+    counts: Counts = field(default_factory=Counts)  # of the rows that were captured by their keys
     undone: int = 0  # of the batches
     open_conflicts: int = 0
     pause_reason: str | None = None
+    affected: int = 0  # rows in the command tags of all batches
+    others: tuple[CapturedTable, ...] = ()  # armed tables, in the order in which they were: all batches together
+
+    @property
+    def written(self) -> int:
+        """All writes that the database counted."""
+        return self.counts.total + sum(one.counted.total for one in self.others if one.counted)
+
+    @property
+    def tables(self) -> tuple[CapturedTable, ...]:
+        """All that was written, by table and by how it was captured."""
+        others = tuple(one for one in self.others if one.counted and one.counted.total)
+        return others if others and not self.counts.total else (self.captured, *others)
 
     @property
     def captured(self) -> CapturedTable:
-        """The table as all batches together have changed it."""
+        """The table as all batches together have changed it; without what was captured as an armed table's."""
         made, gone = self.counts.inserted + self.counts.updated, self.counts.updated + self.counts.deleted
         return CapturedTable(
             self.keyset.table, self.counts, gone, made, self.keyset.after_columns, "two snapshots, in batches",
@@ -148,13 +186,25 @@ class Batch(Protocol):
     def execute(self, statement: str, parameters: Sequence[Any]) -> int:
         """Run the statement on the rows of the batch, under the environment's role; rows in its command tag."""
 
+    def open(self) -> None:
+        """Let somebody else write (`Batches.script`), under the environment's role, instead of `execute`.
+
+        Of the table itself it may write the batch's rows alone: what it does to others is refused by `capture`.
+        """
+
     def revert(self, plan: UndoPlan, resolution: Resolution) -> UndoOutcome:
         """Put rows back; see `engines.protocol.Transaction.revert`."""
 
     def capture(self) -> Capture:
-        """The images of the batch's rows, put into the run's rescue. Anything outside of the batch is a tripwire."""
+        """The images of the batch's rows, and of what it wrote to armed tables, put into the run's rescue.
 
-    def differing(self) -> int:
+        Raises MoreIsWritten where it wrote rows that neither its bounds nor an armed table's log show.
+        """
+
+    def described(self, capture: Capture, *, seconds: float, undoes: int | None = None) -> BatchRecord:
+        """The batch as the journal is to have it; behind `capture`."""
+
+    def differing(self) -> Mapping[TableName, int]:
         """Rows in which the images of the batch differ, where whole images were kept; behind `capture`."""
 
     def waiting(self) -> int:
@@ -177,15 +227,25 @@ class Batches(Protocol):
     """What goes through one table in batches; owns its sessions."""
 
     def survey(
-        self, schema: str | None, name: str, by: Sequence[str], columns: Sequence[str], *, update_only: bool
-    ) -> Keyset:
+        self, schema: str | None, name: str, by: Sequence[str], columns: Sequence[str], *, update_only: bool,
+        writes: bool = True,
+    ) -> Keyset:  # fmt: skip
         """The key's bounds, and that the table is fit for batches; Refused with the reason where it is not."""
+
+    def foreseen(self, keyset: Keyset, write: Write, columns: Sequence[str]) -> frozenset[str]:
+        """Identifiers of the tables that this write can reach by foreign keys, or of an insert's own target.
+
+        `columns`: of an update, those that it sets.
+        """
+
+    def require_by_rows(self, statement: str, parameters: Sequence[Any]) -> None:
+        """Refused where the INSERT … SELECT joins rows of its source into one (by an aggregate, a window, a LIMIT)."""
 
     def statistics(self, keyset: Keyset, *, analyze: bool) -> str | None:
         """What is wrong with the planner's statistics of the table, and what was done about it; None: nothing is."""
 
-    def ghost(self, keyset: Keyset) -> None:
-        """From now on nothing is kept: the rescue tables are made in each batch's transaction."""
+    def ghost(self, run: int, keyset: Keyset) -> None:
+        """From now on nothing is kept: the images are in tables that end with the session."""
 
     def keep(self, run: int, keyset: Keyset, parameters: str) -> Batched:
         """Make the rescue tables, and register the run in the journal; both are committed."""
@@ -196,17 +256,35 @@ class Batches(Protocol):
     def take_over(self, run: int) -> Batched:
         """Take a run that nobody is on any more: its next fencing number; whoever had it can commit no batch from now on."""
 
+    def arm(self, tables: Collection[str]) -> Sequence[Table]:
+        """Have the writes of these tables, and of those that the run knows already, logged from now on, between two batches.
+
+        Returns those that are new to the run. Raises Refused where a right is missing, or a table is not what it was;
+        Busy where a table is not free for a moment. What was armed so far stays armed until `disarm`.
+        """
+
+    def disarm(self) -> Sequence[str]:
+        """Take all that was armed away; what could not be, in words. Never raises."""
+
     def begin(self, keyset: Keyset, number: int, after: Key | None, size: int) -> Batch | None:
         """Begin the next batch, of about `size` keys; None where there are no more."""
 
-    def begin_between(self, keyset: Keyset, number: int, after: Key | None, upto: Key) -> Batch:
-        """Begin a batch with bounds that are known."""
+    def begin_between(
+        self, keyset: Keyset, number: int, after: Key | None, upto: Key, looked_at: int
+    ) -> Batch:  # fmt: skip
+        """Begin a batch with bounds that are known, and so many keys between them."""
+
+    def script(self, guard: Callable[[str], None]) -> Any:
+        """The `db` for a Python change, in whatever batch is open, or in `reading`; see `engines.protocol.Transaction`."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Between two batches: a transaction that can only read, under the environment's role, and is rolled back."""
 
     def pressures(self, limits: Limits) -> Sequence[Pressure]:
         """What is to be given way to, read anew. Raises BackoutError where something cannot be read."""
 
     def close(self) -> None:
-        """End the sessions."""
+        """Take away what is armed, and end the sessions."""
 
 
 class BatchJournal(Protocol):
@@ -251,5 +329,8 @@ def in_batches(database: Database) -> BatchingDatabase:
     """The database as one that can run in batches; Refused with its reason where it cannot."""
     able = database.capabilities.batches
     if isinstance(able, Missing):
-        raise Refused("batches", f"this database cannot run a change in batches: {able.why}", hint="take out @batch")
+        raise Refused(
+            "batches", f"this database cannot run a change in batches: {able.why}",
+            hint="take out @batch, or in Python the loop over db.batches",
+        )  # fmt: skip
     return cast("BatchingDatabase", database)

@@ -184,6 +184,8 @@ def _authority(authority: Authority | None) -> Json | None:
         "signed": authority.signed,
         "profile": authority.profile,
         "ledger_head": authority.ledger_head,
+        "ledger_seal": authority.ledger_seal,
+        "policy": authority.policy,
         "emergency": authority.emergency,
     }
 

@@ -22,32 +22,40 @@ from backout.engines.batches import (
     Batches,
     BatchingDatabase,
     BatchRecord,
-    Pressure,
+    MoreIsWritten,
     in_batches,
 )
 from backout.engines.protocol import Database
-from backout.engines.values import CapturedTable, Counts, Mode, RunState
+from backout.engines.values import Mode, RunState
 from backout.errors import (
     BackoutError,
     Busy,
     DatabaseFailed,
     Interrupted,
-    Refused,
 )
-from backout.runs.batches_end import asked_at_the_end, end, ended_early, expect, report_of, track, track_change
-from backout.runs.batches_going import Going, Told, added, go_on_behind, progress_of, stoppable
+from backout.runs.batches_armed import follow, foresee, place_of, require_way_back, writes_of
+from backout.runs.batches_end import (
+    asked_at_the_end,
+    disarmed,
+    end,
+    ended_early,
+    expect,
+    report_of,
+    track,
+    track_change,
+)
+from backout.runs.batches_going import Going, Told, go_on_behind, stoppable
 from backout.runs.batches_pace import ATTEMPTS, Pace, before_attempt
 from backout.runs.batches_report import with_totals
-from backout.runs.batches_waits import give_way, note_wait
+from backout.runs.batches_script import run_loop
+from backout.runs.batches_settle import is_worth_another, note_settled, settled
+from backout.runs.batches_waits import give_way
 from backout.runs.changes import ChangeRun, checked_after, tracking_of
 from backout.runs.masking import PHI
 from backout.runs.recorder import parameters_of
-from backout.runs.report import RunReport
-from backout.runs.supervise import Reopen, commit_batch, keep_back, require_exact
-from backout.sql.restrict import restrictable
-
-#: A deadlock, and a serialization failure (manual, appendix A): nothing is wrong, and another attempt may do.
-_AGAIN = {"40P01", "40001"}
+from backout.runs.report import AssertionReport, RunReport
+from backout.runs.supervise import Reopen, keep_back
+from backout.sql.restrict_insert import batchable
 
 
 def run_batched(database: Database, reopen: Reopen, run: ChangeRun, *, resume: int | None = None) -> RunReport:
@@ -87,29 +95,28 @@ def _begun(
         return go_on_behind(
             Going(run, step, database, batches, resume, batched.keyset, run.limits, told, pace), batched
         )
-    (target,) = step.statement.targets
+    writes = writes_of(step)
+    schema, table = place_of(step)
     keyset = batches.survey(
-        target.schema, target.table, step.batching.by, target.columns,
+        schema, table, step.batching.by, writes.columns,
         update_only=step.statement.is_single_update and not run.repeated,  # whole images, which can be compared
+        writes=writes.operation != "insert",
     )  # fmt: skip
-    obstacle = database.undo_obstacle([keyset.table])
-    if obstacle and run.mode is Mode.REAL:
-        raise Refused(
-            "undo rights", f"the undo of this run would not be exact: {obstacle}",
-            hint="give the right, or name the trigger's columns as `bookkeeping` and its tables as `append_only`",
-        )  # fmt: skip
+    obstacle = require_way_back(database, run, [keyset.table]) if keyset.writes else None
+    if not keyset.writes:
+        batches.require_by_rows(step.statement.text, list(parameters_of(step, run.values, run.change.dialect)))
     stale = batches.statistics(keyset, analyze=run.limits.analyze and run.mode is Mode.REAL)
     number = database.journal.begin_run(run.start)
     going = Going(run, step, database, batches, number, keyset, run.limits, told, pace)
     if stale:
         going.notes.append(stale)
     if obstacle:
-        going.notes.append(f"`run` would refuse: its undo would not be exact: {obstacle}")
+        going.obstacles.add(obstacle)
     try:
         if going.keeps:
             batches.keep(number, keyset, fingerprint(run.values))
         else:
-            batches.ghost(keyset)
+            batches.ghost(number, keyset)
     except BackoutError:
         database.journal.end_run(number, RunState.ROLLED_BACK, (), {"outcome": "rolled back", "state": "untouched"})
         raise
@@ -119,9 +126,9 @@ def _begun(
 def _through(going: Going, reopen: Reopen) -> RunReport:
     try:
         track(going, StepKind.PRE)
-        while _one(going):
-            pass
-        assertions = asked_at_the_end(going)
+        foresee(going)
+        checked = _all(going)
+        assertions = (*checked, *asked_at_the_end(going))
         track(going, StepKind.POST)
         track_change(going)
     except BackoutError as error:
@@ -133,25 +140,29 @@ def _through(going: Going, reopen: Reopen) -> RunReport:
         raise ended_early(going, reopen, stopped) from None
     if going.tracking is not None and going.keeps:
         going.notes += going.tracking.keep()
+    going.notes += disarmed(going)
     outcome, state = (RunState.COMMITTED, "committed") if going.keeps else (RunState.ROLLED_BACK, "untouched")
-    report = replace(
-        with_totals(report_of(going, outcome, state), going.database, going.run.rows), assertions=assertions
-    )
+    report = replace(with_totals(report_of(going, outcome, state), going), assertions=assertions)
     end(going.database, going.number, report, keeps=going.keeps, finished=True)
     return report
+
+
+def _all(going: Going) -> tuple[AssertionReport, ...]:
+    """One batch after the other, until none is left; what a Python change's own check says behind them."""
+    if going.run.change.batching is not None:
+        return run_loop(going)
+    while _one(going):
+        pass
+    return ()
 
 
 def _one(going: Going) -> bool:
     """One more batch; False: there was none left."""
     give_way(going)
     record = _attempted(going)
-    if record is None:
-        return False
-    going.last, going.done = record.upto, record.number
-    going.looked_at += record.looked_at
-    going.counts = added(going.counts, record.counts)
-    going.run.progress(str(progress_of(going)))
-    return True
+    if record is not None:
+        note_settled(going, record)
+    return record is not None
 
 
 def _attempted(going: Going) -> BatchRecord | None:
@@ -164,10 +175,14 @@ def _attempted(going: Going) -> BatchRecord | None:
             if batch is None:
                 return None
             return _written(going, batch, started)
+        except MoreIsWritten as more:
+            assert batch is not None
+            batch.rollback()  # nothing of it stays: it is begun anew, now that what it writes will be logged
+            follow(going, more.tables)
         except (Busy, DatabaseFailed) as error:
             if batch is not None:
                 batch.rollback()
-            if attempt == ATTEMPTS or not (isinstance(error, Busy) or error.sqlstate in _AGAIN):
+            if attempt == ATTEMPTS or not is_worth_another(error):
                 raise
             going.retries += 1
             going.pace = going.pace.smaller()
@@ -183,42 +198,11 @@ def _written(going: Going, batch: Batch, started: float) -> BatchRecord:
     """The statement on the batch's rows, captured and proven; committed, or in a ghost run rolled back."""
     step, values = going.step, going.run.values
     assert step.batching is not None
-    statement = restrictable(step.statement, step.batching.table, fixed=step.batching.by)
+    statement = batchable(step.statement, step.batching.table, step.batching.by)
     locked = monotonic()
     within = batch.within(statement.reference, batch.after, batch.upto)
     affected = batch.execute(
         statement.with_predicate(within), list(parameters_of(step, values, going.run.change.dialect))
     )
     expect(going, step.expectation, affected, f"batch {going.done + 1}")
-    capture = batch.capture()
-    for move in capture.sequences:
-        first = going.sequences.get(move.name, move)
-        going.sequences[move.name] = replace(move, before=first.before)
-
-    def record(captured: CapturedTable) -> BatchRecord:
-        return BatchRecord(
-            going.done + 1,
-            batch.after,
-            batch.upto,
-            batch.looked_at,
-            captured.counted or Counts(),
-            monotonic() - started,
-        )
-
-    in_the_way = Pressure("sessions waiting for a batch", batch.waiting(), going.limits.waiting_sessions, "")
-    if going.keeps:
-        found = commit_batch(batch, capture, record)
-    else:
-        require_exact(capture)
-        found = record(capture.tables[0])
-        if going.run.repeated:
-            going.differing += batch.differing()
-        batch.rollback()
-    held = monotonic() - locked
-    going.longest_s = max(going.longest_s, held)
-    going.pace = going.pace.after(held, going.limits.row_locks_s, in_the_way=in_the_way.too_much)
-    if in_the_way.too_much:
-        note_wait(going, in_the_way)
-        sleep(min(held, 1.0))  # as long as we held them up
-        note_wait(going, None, seconds=min(held, 1.0))
-    return found
+    return settled(going, batch, started, locked)

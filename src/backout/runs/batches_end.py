@@ -11,10 +11,11 @@ from time import monotonic
 from backout.change.bind import bounds
 from backout.change.model import Expectation, StepKind
 from backout.engines.batches import (
+    Batches,
     BatchingDatabase,
     in_batches,
 )
-from backout.engines.values import RunState
+from backout.engines.values import CapturedTable, RunState
 from backout.errors import (
     AssertionFailed,
     BackoutError,
@@ -25,6 +26,7 @@ from backout.errors import (
     Refused,
 )
 from backout.runs.as_json import report_for_journal
+from backout.runs.batches_armed import writes_of
 from backout.runs.batches_going import Going, go_on_behind
 from backout.runs.batches_report import blank_report
 from backout.runs.batches_waits import Cancelled
@@ -63,8 +65,8 @@ def expect(going: Going, expectation: Expectation | None, affected: int, what: s
 
 def asked_at_the_end(going: Going) -> tuple[AssertionReport, ...]:
     """`@expect total` and `@assert`, once all batches are through; in a ghost run nothing is there to be asked."""
-    counts, run = going.counts, going.run
-    expect(going, going.step.total, counts.total, "all batches together")
+    run = going.run
+    expect(going, going.step.total, going.affected, "all batches together")
     asked = [step for step in run.change.steps if step.kind is StepKind.ASSERT]
     if not going.keeps:
         if asked:
@@ -108,7 +110,15 @@ def track_change(going: Going) -> None:
         return
     batched = going.database.batch_journal.batched(going.number)
     assert batched is not None
-    going.tracking.changed([batched.captured], going.database)
+    write = writes_of(going.step)
+    named = (write.schema, write.table)
+    own = [one for one in batched.tables if named in _names(one)]
+    going.tracking.changed(own, going.database)
+
+
+def _names(one: CapturedTable) -> tuple[tuple[str | None, str], ...]:
+    """As a statement may say the table's name."""
+    return (None, one.table.name.name), (one.table.name.schema, one.table.name.name)
 
 
 def ended_early(going: Going, reopen: Reopen, error: BackoutError) -> BackoutError:
@@ -123,6 +133,7 @@ def ended_early(going: Going, reopen: Reopen, error: BackoutError) -> BackoutErr
         )  # fmt: skip
     if going.tracking is not None:
         going.tracking.discard()
+    going.notes += disarmed(going)
     report = report_of(going, _outcome(going, error), error.state)
     error.report = report
     if isinstance(error, OutcomeUnknown):
@@ -133,6 +144,17 @@ def ended_early(going: Going, reopen: Reopen, error: BackoutError) -> BackoutErr
         note = "the journal could not be reached: the next command on this environment settles the run"
         error.report = replace(report, notes=(*report.notes, note))
     return error
+
+
+def left_behind(batches: Batches) -> list[str]:
+    """Take away what is armed; what could not be, in words."""
+    return [f"{what}; the next command on this environment takes it away" for what in batches.disarm()]
+
+
+def disarmed(going: Going) -> list[str]:
+    """Take away what is armed; what was, and what could not be taken away, in words."""
+    left, names = left_behind(going.batches), ", ".join(str(one.name) for one in going.armed)
+    return [f"written as well, so armed with a trigger for the length of the run: {names}", *left] if names else left
 
 
 def _outcome(going: Going, error: BackoutError) -> RunState:
@@ -180,10 +202,9 @@ def report_of(going: Going, outcome: RunState, state: str) -> RunReport:
         notes.append(f"{going.retries} times a batch met a lock or a deadlock, and was begun anew")
     if not going.keeps:
         notes.append("each batch was rolled back by itself: they did not see each other")
-    report = blank_report(going.database, going.run, going.number, going.keyset, going.counts, going.step)
-    net = None
-    if going.run.repeated:
-        net = {str(going.keyset.table.name): going.differing} if going.differing else {}
+    notes += [f"`run` would refuse: its undo would not be exact: {obstacle}" for obstacle in sorted(going.obstacles)]
+    report = blank_report(going)
+    net = {str(name): count for name, count in going.differing.items()} if going.run.repeated else None
     return replace(
         report, outcome=outcome, state=state, notes=tuple(notes), net_change=net, sequences=tuple(going.sequences.values()),
         tracking=going.tracking.report if going.tracking else (), duration_s=monotonic() - going.began,

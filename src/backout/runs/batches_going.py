@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from types import FrameType
 from typing import Any
 
-from backout.change.model import Step
+from backout.change.model import DataClass, Step
 from backout.engines.batches import (
     Batched,
     Batches,
@@ -23,7 +23,7 @@ from backout.engines.batches import (
     Keyset,
     Limits,
 )
-from backout.engines.values import Counts, Mode, SequenceMove
+from backout.engines.values import CapturedTable, Counts, Mode, SequenceMove, Table, TableName
 from backout.runs.batches_pace import Pace, Progress
 from backout.runs.changes import ChangeRun
 from backout.runs.tracking import Tracking
@@ -52,7 +52,10 @@ class Going:
     last: Key | None = None
     done: int = 0
     looked_at: int = 0
-    counts: Counts = field(default_factory=Counts)
+    affected: int = 0  # rows in the command tags of all batches
+    tables: list[CapturedTable] = field(
+        default_factory=list
+    )  # what all batches wrote, by table and by how it was captured
     began: float = field(default_factory=monotonic)
     looked_at_before: int = 0  # when it began or was resumed
     read_at: float = 0.0
@@ -60,7 +63,11 @@ class Going:
     pauses: dict[str, float] = field(default_factory=dict)  # reason -> seconds
     sequences: dict[str, SequenceMove] = field(default_factory=dict)
     longest_s: float = 0.0
-    differing: int = 0  # of the second run of a rehearsal: rows that it changes
+    differing: dict[TableName, int] = field(
+        default_factory=dict
+    )  # of the second run of a rehearsal: rows that it changes
+    armed: list[Table] = field(default_factory=list)  # beside its own table; since it began or was resumed
+    obstacles: set[str] = field(default_factory=set)  # to an exact undo; of a ghost, since a run is refused
     retries: int = 0
     waits_for: str | None = None
     tracking: Tracking | None = None
@@ -70,6 +77,31 @@ class Going:
     def keeps(self) -> bool:
         """A ghost run keeps nothing."""
         return self.run.mode is not Mode.GHOST
+
+    @property
+    def is_private(self) -> bool:
+        """Whether no value of a row may be shown."""
+        return self.run.change.metadata.data is DataClass.PHI
+
+    @property
+    def written(self) -> int:
+        """All writes that the database counted, in all batches."""
+        return sum(one.counted.total for one in self.tables if one.counted)
+
+    def note_written(self, tables: Sequence[CapturedTable]) -> None:
+        """Add what a batch has written."""
+        for one in tables:
+            same = [at for at, other in enumerate(self.tables) if _key(other) == _key(one)]
+            if same:
+                self.tables[same[0]] = _together(self.tables[same[0]], one)
+            elif one.counted and one.counted.total:
+                self.tables.append(one)
+
+    def differ(self, rows: Mapping[TableName, int]) -> None:
+        """Add the rows in which a batch's images differ."""
+        for name, count in rows.items():
+            if count:
+                self.differing[name] = self.differing.get(name, 0) + count
 
     @property
     def state(self) -> str:
@@ -85,7 +117,8 @@ class Going:
 def go_on_behind(going: Going, batched: Batched) -> Going:
     """Behind the last committed batch."""
     going.resumed = True
-    going.last, going.done, going.counts = batched.last, batched.batches, batched.counts
+    going.last, going.done, going.affected = batched.last, batched.batches, batched.affected
+    going.tables = list(batched.tables) if batched.batches else []
     going.looked_at = going.looked_at_before = batched.looked_at
     return going
 
@@ -93,7 +126,7 @@ def go_on_behind(going: Going, batched: Batched) -> Going:
 def progress_of(going: Going) -> Progress:
     """How far it is."""
     return Progress(
-        going.done, going.looked_at, going.keyset.estimated_rows, going.counts.total, monotonic() - going.began,
+        going.done, going.looked_at, going.keyset.estimated_rows, going.written, monotonic() - going.began,
         going.looked_at - going.looked_at_before,
     )  # fmt: skip
 
@@ -101,6 +134,18 @@ def progress_of(going: Going) -> Progress:
 def added(one: Counts, other: Counts) -> Counts:
     """Both together."""
     return Counts(one.inserted + other.inserted, one.updated + other.updated, one.deleted + other.deleted)
+
+
+def _key(one: CapturedTable) -> tuple[TableName, bool]:
+    return one.table.name, one.logged
+
+
+def _together(one: CapturedTable, other: CapturedTable) -> CapturedTable:
+    """What two batches wrote to one table."""
+    return replace(
+        one, counted=added(one.counted or Counts(), other.counted or Counts()),
+        before_rows=one.before_rows + other.before_rows, after_rows=one.after_rows + other.after_rows,
+    )  # fmt: skip
 
 
 @contextmanager

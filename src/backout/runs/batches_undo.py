@@ -7,13 +7,23 @@ Invariant: a batch is put back once; rows that others changed since are left, or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
-from backout.engines.batches import Batched, Batches, BatchingDatabase, BatchRecord, Keyset, in_batches
+from backout.engines.batches import (
+    Batch,
+    Batched,
+    Batches,
+    BatchingDatabase,
+    BatchRecord,
+    Keyset,
+    MoreIsWritten,
+    in_batches,
+)
 from backout.engines.protocol import Database
 from backout.engines.values import (
+    Capture,
     CapturedTable,
     Conflict,
     Counts,
@@ -23,9 +33,18 @@ from backout.engines.values import (
     TableName,
     UndoOutcome,
 )
-from backout.errors import BackoutError, Conflicts, Interrupted, OutcomeUnknown, PartlyCommitted, Refused, UsageError
+from backout.errors import (
+    BackoutError,
+    Conflicts,
+    Interrupted,
+    OutcomeUnknown,
+    PartlyCommitted,
+    ProofFailed,
+    Refused,
+    UsageError,
+)
 from backout.recovery.plan import plan_undo, require_undoable
-from backout.runs.batches_end import end
+from backout.runs.batches_end import end, left_behind
 from backout.runs.batches_going import Told, added, stoppable
 from backout.runs.masking import PHI
 from backout.runs.report import ProofReport, RunReport, TableReport
@@ -41,11 +60,11 @@ class Undoing:
     database: BatchingDatabase
     batches: Batches
     original: Batched
-    table: Table  # as it is now
+    now: Mapping[TableName, Table | None]  # the tables that the run has written, as they are now
     keyset: Keyset
     number: int
     done: int = 0
-    counts: Counts = field(default_factory=Counts)
+    counts: dict[TableName, Counts] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)
     unlisted: int = 0
     notes: list[str] = field(default_factory=list)
@@ -68,18 +87,24 @@ def undo_batches(database: Database, reopen: Reopen, run: UndoRun, batch: int | 
     original = target.batch_journal.batched(run.record.number)
     assert original is not None
     wanted = _wanted(target, original, run, batch)
-    table = target.table(original.keyset.table.name, original.keyset.table.identifier)
-    if table is None:
+    now = {one.table.name: target.table(one.table.name, one.table.identifier) for one in original.tables}
+    for name, table in now.items():
+        if table is None and not run.policy.is_append_only(name):
+            raise Refused(
+                "undo", f'table "{name}" is gone: its rows cannot be put back',
+                hint="bring the table back first; the rows are in the rescue tables",
+            )  # fmt: skip
+    if all(run.policy.is_append_only(name) for name in now):
+        name = next(iter(now))
         raise Refused(
-            "undo", f'table "{original.keyset.table.name}" is gone: its rows cannot be put back',
-            hint="bring the table back first; the rows are in the rescue tables",
-        )  # fmt: skip
+            "undo", f'"{name}" is append-only: its rows stay as they are', hint="take it out of `append_only`"
+        )
     if run.resolution.overwrite and len(wanted) > 1:
         raise UsageError("--overwrite names rows of one batch", hint="say which: --batch N --overwrite 1,3")
     with stoppable() as told:
         batches = target.batches()
         try:
-            return _through(_begun(target, batches, run, original, table), wanted, told)
+            return _through(_begun(target, batches, run, original, now), wanted, told)
         finally:
             batches.close()
 
@@ -100,20 +125,32 @@ def _wanted(database: BatchingDatabase, original: Batched, run: UndoRun, batch: 
     return left[::-1]
 
 
-def _begun(database: BatchingDatabase, batches: Batches, run: UndoRun, original: Batched, table: Table) -> Undoing:
+def _begun(
+    database: BatchingDatabase, batches: Batches, run: UndoRun, original: Batched, now: Mapping[TableName, Table | None]
+) -> Undoing:
+    table = now.get(original.keyset.table.name) or original.keyset.table
     columns = tuple(one.name for one in table.restorable)
-    keyset = Keyset(table, original.keyset.by, original.last, original.looked_at, columns)
+    keyset = Keyset(
+        table, original.keyset.by, original.last, original.looked_at, columns, original.keyset.writes
+    )  # fmt: skip
     number = database.journal.begin_run(run.start)
+    undoing = Undoing(run, database, batches, original, now, keyset, number)
     try:
         batches.prepare_undo(original)
         if run.ghost:
-            batches.ghost(keyset)
+            batches.ghost(number, keyset)
         else:
             batches.keep(number, keyset, "")
-    except BackoutError:
-        database.journal.end_run(number, RunState.ROLLED_BACK, (), {"outcome": "rolled back", "state": "untouched"})
+        logged = (
+            one.table.name for one in original.tables if one.logged and not run.policy.is_append_only(one.table.name)
+        )
+        batches.arm([table.identifier for table in map(now.get, logged) if table is not None])
+    except BackoutError as error:
+        batches.disarm()
+        outcome = RunState.REFUSED if isinstance(error, Refused) else RunState.ROLLED_BACK
+        database.journal.end_run(number, outcome, (), {"outcome": outcome.value, "state": "untouched"})
         raise
-    return Undoing(run, database, batches, original, table, keyset, number)
+    return undoing
 
 
 def _through(undoing: Undoing, wanted: Sequence[BatchRecord], told: Told) -> RunReport:
@@ -133,6 +170,7 @@ def _through(undoing: Undoing, wanted: Sequence[BatchRecord], told: Told) -> Run
         raise _ended_early(undoing, stopped) from None
     ghost = undoing.run.ghost
     outcome, state = (RunState.ROLLED_BACK, "untouched") if ghost else (RunState.COMMITTED, "committed")
+    undoing.notes += left_behind(undoing.batches)
     report = _report(undoing, outcome, state)
     end(undoing.database, undoing.number, report, keeps=not ghost, finished=True)
     return report
@@ -141,15 +179,11 @@ def _through(undoing: Undoing, wanted: Sequence[BatchRecord], told: Told) -> Run
 def _one(undoing: Undoing, original: BatchRecord) -> None:
     """Put one batch back, in its own transaction."""
     run, started = undoing.run, monotonic()
-    captured = replace(undoing.original.captured, batch=original.number, left_rescue=original.left_rescue, undone=False)
-    now: dict[TableName, Table | None] = {captured.table.name: undoing.table}
-    plan = plan_undo(undoing.original.run, [_of_batch(captured, original.counts)], now, run.policy)
-    if not plan.tables:
-        raise Refused(
-            "undo", f'"{captured.table.name}" is append-only: its rows stay as they are', state=undoing.state,
-            hint="take it out of `append_only`",
-        )  # fmt: skip
-    batch = undoing.batches.begin_between(undoing.keyset, undoing.done + 1, original.after, original.upto)
+    wrote = _left_of(undoing.original, original)
+    plan = plan_undo(undoing.original.run, wrote, undoing.now, run.policy)
+    batch = undoing.batches.begin_between(
+        undoing.keyset, undoing.done + 1, original.after, original.upto, original.looked_at
+    )
     try:
         outcome = batch.revert(plan, run.resolution)
         if str(run.record.report.get("data")) == PHI:
@@ -157,38 +191,55 @@ def _one(undoing: Undoing, original: BatchRecord) -> None:
         undoing.how, undoing.seen = outcome.how, outcome.fingerprint
         if outcome.refused:
             raise _conflicts(undoing, original, outcome)
-        planned = outcome.restored[captured.table.name]
-        capture = batch.capture()
-
-        def record(found: CapturedTable) -> BatchRecord:
-            return BatchRecord(
-                undoing.done + 1, original.after, original.upto, original.looked_at, found.counted or Counts(),
-                monotonic() - started, undoes=original.number,
-            )  # fmt: skip
-
+        capture = _captured(batch, undoing)
         if run.ghost:
-            require_exact(capture, planned)
+            require_exact(capture, outcome.restored)
             batch.rollback()
         else:
-            commit_batch(batch, capture, record, planned)
+            record = batch.described(capture, seconds=monotonic() - started, undoes=original.number)
+            commit_batch(batch, capture, record, outcome.restored)
     except BaseException:
         batch.rollback()
         raise
     undoing.done += 1
-    for counts in outcome.restored.values():
-        undoing.counts = added(undoing.counts, counts)
+    for name, counts in outcome.restored.items():
+        undoing.counts[name] = added(undoing.counts.get(name, Counts()), counts)
     undoing.conflicts += outcome.conflicts
     undoing.unlisted += outcome.unlisted
     undoing.notes += [note for note in outcome.notes if note not in undoing.notes]
 
 
-def _of_batch(captured: CapturedTable, counts: Counts) -> CapturedTable:
-    """The images of one batch: both rescue tables are there as long as any batch has such images."""
+def _captured(batch: Batch, undoing: Undoing) -> Capture:
+    try:
+        return batch.capture()
+    except MoreIsWritten:
+        raise ProofFailed(
+            "the undo wrote to a table that is not part of it", state=undoing.state,
+            hint="a trigger or a cascade fired during the undo; please report it with the table's definition",
+        ) from None  # fmt: skip
+
+
+def _left_of(run: Batched, batch: BatchRecord) -> list[CapturedTable]:
+    """What one batch wrote and is not put back yet, by table.
+
+    The rescue tables of its own table are there as long as any batch has such images; of a batch that wrote to it by
+    an armed table's log alone there are none of its own.
+    """
+    others = [one for one in batch.others if not one.undone]
+    own_is_done = batch.undone_by is not None and batch.left_rescue is None
+    if not run.keyset.writes or own_is_done or (batch.others and not batch.counts.total):
+        return others
+    counts = batch.counts
     gone, made = counts.updated + counts.deleted, counts.inserted + counts.updated
-    return replace(
-        captured, counted=counts, before_rows=gone, after_rows=made,
-        before_rescue=captured.before_rescue if gone else None, after_rescue=captured.after_rescue if made else None,
+    captured = replace(
+        run.captured, counted=counts, before_rows=gone, after_rows=made, batch=batch.number,
+        left_rescue=batch.left_rescue, undone=False,
     )  # fmt: skip
+    own = replace(
+        captured, before_rescue=captured.before_rescue if gone else None,
+        after_rescue=captured.after_rescue if made else None,
+    )  # fmt: skip
+    return [own, *others]
 
 
 def _conflicts(undoing: Undoing, original: BatchRecord, outcome: UndoOutcome) -> Conflicts:
@@ -224,6 +275,7 @@ def _ended_early(undoing: Undoing, error: BackoutError) -> BackoutError:
     conflicts = (
         tuple(one for one in error.conflicts if isinstance(one, Conflict)) if isinstance(error, Conflicts) else ()
     )
+    undoing.notes += left_behind(undoing.batches)
     report = replace(_report(undoing, outcome, error.state), conflicts=conflicts)
     error.report = report
     try:
@@ -236,11 +288,14 @@ def _ended_early(undoing: Undoing, error: BackoutError) -> BackoutError:
 
 
 def _report(undoing: Undoing, outcome: RunState, state: str) -> RunReport:
-    start, counts, facts = undoing.run.start, undoing.counts, undoing.database.facts()
-    name = undoing.keyset.table.name
-    table = TableReport(
-        str(name), counts.inserted, counts.updated, counts.deleted, "two snapshots, in batches", named_in_change=False,
-        key=undoing.table.key,
+    start, facts = undoing.run.start, undoing.database.facts()
+    by = {(undoing.now[one.table.name] or one.table).name: one for one in undoing.original.tables}
+    tables = tuple(
+        TableReport(
+            str(name), counts.inserted, counts.updated, counts.deleted, by[name].captured_by, named_in_change=False,
+            key=by[name].table.key,
+        )
+        for name, counts in undoing.counts.items() if counts.total and name in by
     )  # fmt: skip
     about = {
         "product": facts.product, "version": facts.version, "name": facts.database,
@@ -248,8 +303,8 @@ def _report(undoing: Undoing, outcome: RunState, state: str) -> RunReport:
     }  # fmt: skip
     return RunReport(
         undoing.number, f"{start.environment}-{undoing.number}", start.change, start.title, start.digest,
-        start.environment, Mode.UNDO, outcome, state, tables=(table,) if counts.total else (),
-        proof=ProofReport(complete=True, level="exact", checked=(str(name),)) if undoing.done else None,
+        start.environment, Mode.UNDO, outcome, state, tables=tables,
+        proof=ProofReport(complete=True, level="exact", checked=tuple(map(str, undoing.counts))) if undoing.done else None,
         conflicts=tuple(replace(one, number=at) for at, one in enumerate(undoing.conflicts, 1)),
         undo_of=undoing.run.record.number, undo_how=undoing.how, notes=(*undoing.notes, f"{undoing.done} batches put back"),
         data=str(undoing.run.record.report.get("data", "internal")), conflicts_seen=undoing.seen,

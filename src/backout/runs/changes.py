@@ -134,7 +134,7 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
         run.mode is Mode.REAL, run.least,
         # The way back reads the rescue, which was committed after the run's snapshot; an undo is READ COMMITTED itself.
         run.snapshot and not (run.prove_way_back or run.repeated),
-        run.change.metadata.data is DataClass.PHI,
+        run.change.metadata.data is DataClass.PHI, run.serve is not None,
     )  # fmt: skip
     report = kept(tracking, lambda: supervise(database, reopen, work))
     return checked_after(database, run, report, limits) if run.mode is Mode.REAL else report

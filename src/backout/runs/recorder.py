@@ -61,7 +61,7 @@ class Recorder:
 
     def apply(self, transaction: Transaction, run: int) -> None:
         """Run the change. Raises ExpectationFailed, AssertionFailed, or what the database says."""
-        with _told(self.mode):
+        with told_mode(self.mode):
             if self.change.language == "python":
                 run_script(self.change, transaction, self.mode, self.assertions)
                 return
@@ -168,7 +168,7 @@ def _placed(change: Change, step: Step) -> Iterator[None]:
 
 
 @contextmanager
-def _told(mode: Mode) -> Iterator[None]:
+def told_mode(mode: Mode) -> Iterator[None]:
     """Scripts can ask whether this is a ghost run, and hold back what a rollback does not take back."""
     before = os.environ.get("BACKOUT_MODE")
     os.environ["BACKOUT_MODE"] = mode.value

@@ -43,16 +43,22 @@ def run_script(change: Change, transaction: Transaction, mode: Mode, assertions:
     private = change.metadata.data is DataClass.PHI
     database = transaction.script(guard_for(change.dialect))
     database.mode = mode.value
-    namespace: dict[str, Any] = {"__name__": "backout_change", "__file__": str(change.path)}
-    with _blamed(change), _printing(private=private):
-        exec(compile(change.text, str(change.path), "exec", dont_inherit=True), namespace)  # noqa: S102 -- running it is the purpose
-        namespace["apply"](database)
-        check = namespace.get("check")
+    with played(change) as (apply, check):
+        apply(database)
         if check is not None:
             answer = check(database)
             assertions.append(AssertionReport("check(db)", answer is not False, shown(answer, private=private)))
     if assertions and not assertions[-1].passed:
         raise AssertionFailed(f"{change.path}: check(db) returned False", hint="look at the rows with `backout ghost`")
+
+
+@contextmanager
+def played(change: Change) -> Iterator[tuple[Callable[[Any], object], Callable[[Any], object] | None]]:
+    """The script's `apply` and `check`, to be called in here: what they raise is told with the script's own line."""
+    namespace: dict[str, Any] = {"__name__": "backout_change", "__file__": str(change.path)}
+    with _blamed(change), _printing(private=change.metadata.data is DataClass.PHI):
+        exec(compile(change.text, str(change.path), "exec", dont_inherit=True), namespace)  # noqa: S102 -- running it is the purpose
+        yield namespace["apply"], namespace.get("check")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic, sleep
@@ -20,7 +20,7 @@ from typing import Any
 
 from backout.engines.batches import Batch, BatchRecord
 from backout.engines.protocol import Database, Transaction
-from backout.engines.values import Capture, CapturedTable, Counts, RunRecord, RunStart, RunState
+from backout.engines.values import Capture, Counts, RunRecord, RunStart, RunState, TableName
 from backout.errors import BackoutError, Interrupted, OutcomeUnknown, ProofFailed, Refused, RolledBack
 from backout.recovery.proof import Tightness, Verdict, prove
 from backout.runs.as_json import report_for_journal
@@ -48,6 +48,7 @@ class Work:
     least: Tightness = Tightness.BOUNDED
     snapshot: bool = False
     private: bool = False  # of PHI no value may be in an error's text
+    lends: bool = False  # a program of another language does it, on the run's session
 
 
 def supervise(database: Database, reopen: Reopen, work: Work) -> RunReport:
@@ -58,7 +59,7 @@ def supervise(database: Database, reopen: Reopen, work: Work) -> RunReport:
     transaction: Transaction | None = None
     try:
         with _interruptible():
-            transaction = database.transaction(work.known_tables, snapshot=work.snapshot)
+            transaction = database.transaction(work.known_tables, snapshot=work.snapshot, to_lend=work.lends)
             report = _merged(report, work.apply(transaction, number))
             capture = work.capture(transaction, number)
             verdict = prove(capture)
@@ -82,39 +83,41 @@ def supervise(database: Database, reopen: Reopen, work: Work) -> RunReport:
 
 
 def commit_batch(
-    batch: Batch, capture: Capture, record: Callable[[CapturedTable], BatchRecord], planned: Counts | None = None
-) -> BatchRecord:
+    batch: Batch, capture: Capture, record: BatchRecord, planned: Mapping[TableName, Counts] | None = None
+) -> None:
     """Prove one batch, write its row of the journal, COMMIT. What it raises leaves the batch for the caller to roll back.
 
     A batch looks at its own rows only: where the images do not explain each write, one may have gone elsewhere.
     """
     require_exact(capture, planned)
-    (captured,) = capture.tables
-    found = record(captured)
-    batch.record(found)
+    batch.record(record)
     with undisturbed():
         batch.commit()
-    return found
 
 
-def require_exact(capture: Capture, planned: Counts | None = None) -> None:
-    """Raise ProofFailed unless every counted write is one captured row.
+def require_exact(capture: Capture, planned: Mapping[TableName, Counts] | None = None) -> None:
+    """Raise ProofFailed unless every counted write is one captured row, or was logged as it was made.
 
     An undo that meets conflicts tries, and takes back what it tried: the server counts that as well. It knows which rows
     it has written, and no trigger fires meanwhile: where the images are those rows (`planned`), they are all.
     """
-    verdict = prove(capture)
-    _require(verdict, Tightness.BOUNDED)
-    (captured,) = capture.tables
-    as_planned = planned is not None and (captured.before_rows, captured.after_rows) == (
-        planned.updated + planned.deleted, planned.inserted + planned.updated,
-    )  # fmt: skip
-    if verdict.tightness is not Tightness.EXACT and not as_planned:
-        raise ProofFailed(
-            f'the rows of the batch do not explain every write that the database counted (the proof is "{verdict.level}"): '
-            "a trigger or a function writes rows twice, or rows of other batches",
-            hint="run it without @batch, where every row of the table is looked at",
-        )
+    _require(prove(capture), Tightness.BOUNDED)
+    for one in capture.tables:
+        verdict, meant = prove(Capture((one,))), (planned or {}).get(one.table.name)
+        as_planned = meant is not None and (one.before_rows, one.after_rows) == (
+            meant.updated + meant.deleted, meant.inserted + meant.updated,
+        )  # fmt: skip
+        if planned is not None and meant is None and (one.counted or Counts()).total:
+            raise ProofFailed(
+                f'the undo wrote to "{one.table.name}", which is not part of it',
+                hint="a trigger or a cascade fired during the undo; please report it with the table's definition",
+            )
+        if verdict.tightness is not Tightness.EXACT and not as_planned and not (one.logged and not one.unlogged):
+            raise ProofFailed(
+                f'the rows of the batch do not explain every write of "{one.table.name}" that the database counted (the '
+                f'proof is "{verdict.level}"): statements of a trigger or a function failed, and went on without them',
+                hint="run it without @batch, where every row of the table is looked at",
+            )
 
 
 #: What follows is the words of the server or of a script, which quote values.

@@ -91,8 +91,8 @@ def _require_same_rows(statement: Statement, rows: str) -> None:
     node = parse(statement.text)
     stated = getattr(node, node.WhichOneof("node"))
     others = stated.from_clause if node.WhichOneof("node") == "update_stmt" else stated.using_clause
-    meant = [_bare(stated.relation), *map(_bare, others), _bare(stated.where_clause)]
-    found = [_bare(select.from_clause[0].range_var), *map(_bare, select.from_clause[1:]), _bare(select.where_clause)]
+    meant = [bare(stated.relation), *map(bare, others), bare(stated.where_clause)]
+    found = [bare(select.from_clause[0].range_var), *map(bare, select.from_clause[1:]), bare(select.where_clause)]
     if meant != found or select.HasField("with_clause") or select.group_clause or select.sort_clause:
         raise NotRestrictable("unable to tell which rows it writes", _PLAINLY)
 
@@ -159,17 +159,17 @@ def _require_placed(text: str, author: Any) -> None:
         node = parse(text)
     except SyntaxProblem:
         raise NotRestrictable("unable to tell where its WHERE ends", _PLAINLY) from None
-    made = _bare(getattr(node, str(node.WhichOneof("node"))))
-    meant = _bare(author)
-    parts, written = _conjuncts(made), _conjuncts(meant)
+    made = bare(getattr(node, str(node.WhichOneof("node"))))
+    meant = bare(author)
+    parts, written = conjuncts(made), conjuncts(meant)
     made.ClearField("where_clause")
     meant.ClearField("where_clause")
-    probe = _bare(parse(f"SELECT {_PROBE}")).select_stmt.target_list[0].res_target.val
+    probe = bare(parse(f"SELECT {_PROBE}")).select_stmt.target_list[0].res_target.val
     if made != meant or parts[:-1] != written or parts[-1] != probe:
         raise NotRestrictable("unable to tell where its WHERE ends", _PLAINLY)
 
 
-def _conjuncts(stated: Any) -> list[Any]:
+def conjuncts(stated: Any) -> list[Any]:
     """What the outermost WHERE joins with AND; the grammar makes one list of `(a AND b) AND c`."""
     if not stated.HasField("where_clause"):
         return []
@@ -178,7 +178,7 @@ def _conjuncts(stated: Any) -> list[Any]:
     return list(where.bool_expr.args) if is_and else [where]
 
 
-def _bare(node: Any) -> Any:
+def bare(node: Any) -> Any:
     """A copy of the tree without the places in the text."""
     copy = type(node)()
     copy.CopyFrom(node)

@@ -1,7 +1,8 @@
 """One more condition on the outermost statement: the author's text, with a predicate put in by offsets.
 
 For batches and subsets on PostgreSQL: `UPDATE t … WHERE (what the author wrote) AND (predicate)`. Everything else of the
-text stays as it is, byte for byte. Not for: whether the statement may run in a change (`postgres_objections`).
+text stays as it is, byte for byte. Not for: INSERT … SELECT (`restrict_insert.py`), or whether the statement may run in a
+change (`postgres_objections`).
 
 Invariant: what is returned changes only rows that the statement would have changed by itself; where the text alone does
 not show that, `NotRestrictable` says why.
@@ -9,7 +10,7 @@ not show that, `NotRestrictable` says why.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +32,16 @@ class NotRestrictable(Exception):
 
 @dataclass(frozen=True)
 class Restrictable:
-    """An UPDATE or DELETE that takes one more condition."""
+    """A statement that takes one more condition on its target, or on the source of an INSERT … SELECT."""
 
     text: str
-    operation: str  # "update", "delete"
-    reference: str  # what the target's columns are said with: its alias, else its name; as SQL, quoted
+    operation: str  # "update", "delete", "insert"
+    reference: str  # what that table's columns are said with: its alias, else its name; as SQL, quoted
+    source: tuple[str | None, str] | None = None  # of an INSERT: the table that it reads, as written (schema, name)
 
     def with_predicate(self, predicate: str) -> str:
-        """The statement, limited to the rows of its target for which the predicate is true, too."""
-        where, end = _where(self.text)
+        """The statement, limited to the rows of that table for which the predicate is true, too."""
+        where, end = _where(self.text, conflicts=self.operation == "insert")
         if where is None:
             return f"{self.text[:end]}\nWHERE ({predicate})\n{self.text[end:]}".rstrip()
         written = self.text[where.end : end].strip()
@@ -73,7 +75,7 @@ def restrictable(statement: Statement, table: str, *, fixed: Collection[str] = (
         )
     relation = stated.relation
     name = relation.alias.aliasname if relation.HasField("alias") else relation.relname
-    found = Restrictable(statement.text, _FIELDS[which], _quoted(name))
+    found = Restrictable(statement.text, _FIELDS[which], quoted_name(name))
     _require_placed(found)
     return found
 
@@ -95,7 +97,7 @@ def _require_unread(stated: Any, schema: str | None, table: str) -> None:
     names = [stated.relation.relname]
     for part in (*_others(stated),):
         facts = facts_of(part)
-        if facts.targets or _limits(part):
+        if facts.targets or has_limits(part):
             raise NotRestrictable("a part of it writes, or has a LIMIT", "write it without")
         names += [name for at, name in facts.tables if at is None or schema is None or at == schema]
     if names.count(table) > 1:
@@ -115,7 +117,7 @@ def _others(stated: Any) -> list[Any]:
     return found
 
 
-def _limits(part: Any) -> bool:
+def has_limits(part: Any) -> bool:
     """Whether a LIMIT or OFFSET, a locking clause or TABLESAMPLE stands anywhere in it: then which rows are meant varies."""
     stack = [part]
     while stack:
@@ -133,11 +135,17 @@ def _has_limit(select: Any) -> bool:
     return bool(select.HasField("limit_count") or select.HasField("limit_offset"))
 
 
-def _where(text: str) -> tuple[Token | None, int]:
-    """The outermost WHERE, and where its condition ends, or would be put: before RETURNING, else after the last token."""
+def _where(text: str, *, conflicts: bool = False) -> tuple[Token | None, int]:
+    """The outermost WHERE, and where its condition ends, or would be put: before RETURNING, else after the last token.
+
+    `conflicts`: or before ON CONFLICT, which an INSERT alone can have.
+    """
     where, depth, end, previous = None, 0, 0, ""
-    for token in scan(text):
+    tokens = [one for one in scan(text) if not text.startswith(("--", "/*"), one.start)] if conflicts else scan(text)
+    for at, token in enumerate(tokens):
         word = text[token.start : token.end].lower()
+        if conflicts and depth == 0 and word == "on" and _says_conflict(text, tokens[at + 1 : at + 3]):
+            return where, token.start
         if word in _OPEN:
             depth += 1
         elif word in _CLOSE:
@@ -151,6 +159,12 @@ def _where(text: str) -> tuple[Token | None, int]:
     return where, end
 
 
+def _says_conflict(text: str, behind: Sequence[Token]) -> bool:
+    """Whether ON CONFLICT is what it says, and not the condition of a join: there a dot follows a table of that name."""
+    words = [text[token.start : token.end].lower() for token in behind]
+    return words[:1] == ["conflict"] and words[1:] in (["("], ["on"], ["do"])
+
+
 def _require_placed(found: Restrictable) -> None:
     """The parser's word that the condition stands where it is meant to: a part of the outermost WHERE, at its end."""
     node = parse(found.with_predicate("'backout' IS NULL"))
@@ -162,7 +176,8 @@ def _require_placed(found: Restrictable) -> None:
         raise NotRestrictable("unable to tell where its WHERE ends", "write it more plainly")
 
 
-def _quoted(name: str) -> str:
+def quoted_name(name: str) -> str:
+    """As SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 

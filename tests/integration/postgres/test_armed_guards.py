@@ -262,11 +262,11 @@ def die(*_):
 
 config, change, moment = sys.argv[1:]
 if moment == "while arming":
-    patiently = armed._patiently
+    patiently = armed.patiently
     def once(*given, **named):
-        armed._patiently = die
+        armed.patiently = die
         patiently(*given, **named)
-    armed._patiently = once
+    armed.patiently = once
 if moment == "before the first write":
     begin = Arming.begin
     Arming.begin = lambda *given: (begin(*given), die())

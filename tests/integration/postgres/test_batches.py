@@ -262,31 +262,6 @@ def refused(stage: Stage, statements: str) -> BackoutError:
     return error
 
 
-def test_a_trigger_that_writes_elsewhere_is_refused_before_the_first_batch(stage: Stage) -> None:
-    stage.make(REFERRALS)
-    stage.make("""
-        CREATE TABLE audit (id bigint);
-        CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
-          $$ BEGIN INSERT INTO audit VALUES (OLD.id); RETURN NULL; END $$;
-        CREATE TRIGGER note AFTER UPDATE ON referral FOR EACH ROW EXECUTE FUNCTION note();
-    """)
-    error = refused(stage, "-- @batch referral by=id size=250\nUPDATE referral SET visits = 2")
-    assert isinstance(error, Refused)
-    assert 'the statement writes to "public.audit" as well' in error.message
-    assert [("refused",)] == stage.database.execute("SELECT state FROM backout.run")
-
-
-def test_a_trigger_that_writes_rows_of_other_batches_fails_the_proof(stage: Stage) -> None:
-    stage.make(REFERRALS)
-    stage.make("""
-        CREATE FUNCTION also() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-          IF pg_trigger_depth() = 1 THEN UPDATE referral SET visits = 9 WHERE id = NEW.id + 500; END IF; RETURN NULL; END $$;
-        CREATE TRIGGER also AFTER UPDATE ON referral FOR EACH ROW EXECUTE FUNCTION also();
-    """)
-    error = refused(stage, "-- @batch referral by=id size=100\nUPDATE referral SET note = 'x' WHERE id <= 400")
-    assert (error.exit_status, error.state) == (6, "rolled back")
-
-
 @pytest.mark.parametrize(
     ("table", "by", "reason"),
     [

@@ -5,7 +5,8 @@ table, each in a short transaction of its own, with a short lock timeout and a f
 same way. What it makes, per table: a function in schema `backout`, a log beside the rescue tables, a trigger.
 
 Who fires it: only the transaction whose id stands in the trigger's WHEN. Ids are never used twice, nobody can take
-another's, and for every other session the trigger is one comparison a row. Row triggers, not statement triggers with
+another's, and for every other session the trigger is one comparison a row. (Of a run in batches, which has many
+transactions, the one session that has them: `armed_batches.py`.) Row triggers, not statement triggers with
 transition tables: those would make *every* session's statements spool their rows, would not tell in which partition a
 row is, and are not possible for rows of inheritance children (docs/decisions/0014-armed-triggers.md has the figures).
 
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from backout.engines.postgres import catalogue
+from backout.engines.postgres.batch_journal import LOCK_CLASS
 from backout.engines.postgres.images import spare_name
 from backout.engines.postgres.names import comma, literal, qualified, quoted
 from backout.engines.postgres.queries import query
@@ -128,30 +130,41 @@ def arm(session: Session, run: Session, xid: int, big: Sequence[Reached], settin
             continue
         name = f"armed_{xid}_{one.oid}"
         log, side = TableName(settings.rescue_schema, name), spare_name("backout_side", table)
-        _patiently(
-            session, _arming(table, log, side, xid, backend), f'arm table "{table.name}" with a trigger', table.name
+        guard = (
+            f"pg_catalog.pg_current_xact_id_if_assigned() OPERATOR(pg_catalog.=) '{xid}'::pg_catalog.xid8 "
+            f"AND pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {backend}"
         )
+        # What it holds is wanted until the run ends, and not after a crash of the server, which ends the run: unlogged.
+        made = f"CREATE UNLOGGED TABLE {qualified(log)} AS {log_of(table, side)}; "
+        made += arming(table, log, side, f"backout_armed_{xid}", guard)
+        patiently(session, made, f'arm table "{table.name}" with a trigger', table.name)
         log_oid = session.value("SELECT $1::regclass::oid::text", [qualified(log)])
         armed[one.oid] = Armed(table, log, log_oid, side)
     return armed
 
 
-def _arming(table: Table, log: TableName, side: str, xid: int, backend: int) -> str:
-    """The log, the function and the trigger of one table, as statements."""
+def log_of(table: Table, side: str) -> str:
+    """The query that a log is made by: the side, and the table's columns; no rows."""
+    columns = comma(f"t.{quoted(column.name)}" for column in table.restorable)
+    source = f"FROM ONLY {qualified(table.name)} AS t WITH NO DATA"
+    return f'SELECT NULL::pg_catalog."char" AS {quoted(side)}, {columns} {source}'
+
+
+def arming(table: Table, log: TableName, side: str, trigger: str, guard: str) -> str:
+    """The function and the trigger of one table, as statements; the function is named as the log is.
+
+    `guard`: SQL, true for the run's own writes alone.
+    """
     columns = [column.name for column in table.restorable]
-    function, target, trigger = f"backout.{quoted(log.name)}()", qualified(table.name), quoted(f"backout_armed_{xid}")
-    kept = comma([f'NULL::pg_catalog."char" AS {quoted(side)}', *(f"t.{quoted(name)}" for name in columns)])
+    function, target = f"backout.{quoted(log.name)}()", qualified(table.name)
     return (
-        # What it holds is wanted until the run ends, and not after a crash of the server, which ends the run: unlogged.
-        f"CREATE UNLOGGED TABLE {qualified(log)} AS SELECT {kept} FROM ONLY {target} AS t WITH NO DATA; "
         f"CREATE FUNCTION {function} RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
         f"SET search_path = pg_catalog, pg_temp AS {literal(_body(log, columns, side))}; "
         f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC; "
-        f"CREATE TRIGGER {trigger} AFTER INSERT OR UPDATE OR DELETE ON {target} FOR EACH ROW "
-        f"WHEN (pg_catalog.pg_current_xact_id_if_assigned() OPERATOR(pg_catalog.=) '{xid}'::pg_catalog.xid8 "
-        f"AND pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {backend}) EXECUTE FUNCTION {function}; "
+        f"CREATE TRIGGER {quoted(trigger)} AFTER INSERT OR UPDATE OR DELETE ON {target} FOR EACH ROW "
+        f"WHEN ({guard}) EXECUTE FUNCTION {function}; "
         # Also in the replica role, in which an undo may work (manual: ALTER TABLE, "ENABLE ALWAYS TRIGGER").
-        f"ALTER TABLE ONLY {target} ENABLE ALWAYS TRIGGER {trigger}"
+        f"ALTER TABLE ONLY {target} ENABLE ALWAYS TRIGGER {quoted(trigger)}"
     )
 
 
@@ -179,7 +192,7 @@ class Leftover:
     table: TableName | None
     trigger: str | None
     log: TableName | None
-    over: bool  # whether the transaction that it was made for has ended
+    over: bool  # whether the transaction, or the run in batches, that it was made for has ended
 
     @property
     def shown(self) -> str:
@@ -188,8 +201,8 @@ class Leftover:
         return f"{where} of a run that has ended"
 
 
-def leftovers(session: Session, xid: int | None = None) -> list[Leftover]:
-    """What is armed for a transaction, or for any; the journal's session sees what is committed."""
+def leftovers(session: Session, made_for: str = "armed_") -> list[Leftover]:
+    """What is armed, or of it what was armed under names that begin so; the journal's session sees what is committed."""
     return [
         Leftover(
             function,
@@ -199,7 +212,7 @@ def leftovers(session: Session, xid: int | None = None) -> list[Leftover]:
             over,
         )
         for function, schema, table, trigger, log_schema, log, over in session.run(
-            query("armed_objects", SQL), [None if xid is None else str(xid)]
+            query("armed_objects", SQL), [made_for, LOCK_CLASS]
         ).rows
     ]
 
@@ -213,14 +226,14 @@ def disarm(session: Session, found: Sequence[Leftover], *, attempts: int = _ATTE
         if one.log is not None:
             steps.append(f"DROP TABLE IF EXISTS {qualified(one.log)}")
         try:
-            _patiently(session, "; ".join(steps), "disarm", one.table, attempts=attempts)
+            patiently(session, "; ".join(steps), "disarm", one.table, attempts=attempts)
         except BackoutError:
             attempts = 1  # whoever is in the way of one may be in the way of all: the run's end does not wait for that
         except KeyboardInterrupt:
             return
 
 
-def _patiently(
+def patiently(
     session: Session, statements: str, doing: str, table: TableName | None, *, attempts: int = _ATTEMPTS
 ) -> None:
     """Run them in a transaction of their own as soon as nobody is in the way; Busy where somebody always is.

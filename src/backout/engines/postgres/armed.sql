@@ -59,21 +59,27 @@ SELECT p.proname::text, g.tgrelid::text FROM pg_catalog.pg_trigger g
  WHERE n.nspname = 'backout' AND p.proname = ANY ($1) AND g.tgenabled = 'A'
 
 -- name: armed_objects
--- Every function of ours, its trigger's table, its log, and whether the transaction that it was made for is over. A
--- transaction holds a lock on its own id until it ends (manual 13.3, 54.12 pg_locks, "transactionid"). $1: of this
--- transaction only, or null: all.
+-- Every function of ours whose name begins with $1, its trigger's table, its log, and whether what it was made for is over:
+-- a transaction holds a lock on its own id until it ends (manual 13.3, 54.12 pg_locks, "transactionid"); of a run in batches
+-- somebody holds the advisory lock ($2, the run's number). Its log is a temporary table of its session, and goes with it.
 SELECT p.proname::text, t.nspname::text, t.relname::text, g.tgname::text, l.nspname::text, l.relname::text,
-       NOT EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'transactionid' AND k.granted
-                      AND k.mode = 'ExclusiveLock'
-                      AND k.transactionid::text::bigint = pg_catalog.split_part(p.proname, '_', 2)::bigint % 4294967296)
+       CASE WHEN p.proname LIKE 'armed\_run\_%'
+            THEN NOT EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'advisory' AND k.granted
+                                AND k.classid = $2::bigint::oid AND k.objsubid = 2
+                                AND k.objid = pg_catalog.split_part(p.proname, '_', 3)::bigint::oid
+                                AND k.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                                                   WHERE d.datname = pg_catalog.current_database()))
+            ELSE NOT EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'transactionid' AND k.granted
+                                AND k.mode = 'ExclusiveLock' AND k.transactionid::text::bigint
+                                    = pg_catalog.split_part(p.proname, '_', 2)::bigint % 4294967296) END
   FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
   LEFT JOIN (pg_catalog.pg_trigger g JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid
              JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace
              CROSS JOIN LATERAL (SELECT cn.nspname, c.relname) t) ON g.tgfoid = p.oid
   LEFT JOIN (pg_catalog.pg_class o JOIN pg_catalog.pg_namespace s ON s.oid = o.relnamespace
              CROSS JOIN LATERAL (SELECT s.nspname, o.relname) l)
-         ON o.relname = p.proname AND o.relkind = 'r' AND o.relowner = p.proowner
+         ON o.relname = p.proname AND o.relkind = 'r' AND o.relpersistence <> 't' AND o.relowner = p.proowner
  WHERE n.nspname = 'backout' AND p.proname >= 'armed_' AND p.proname < 'armed`' -- by the index of names
-   AND p.proname ~ '^armed_[0-9]{1,19}_[0-9]{1,10}$'
-   AND ($1::text IS NULL OR pg_catalog.split_part(p.proname, '_', 2) = $1)
+   AND p.proname ~ '^armed_([0-9]{1,19}|run_[0-9]{1,10}_[0-9]{1,10})_[0-9]{1,10}$'
+   AND pg_catalog.starts_with(p.proname, $1)
  ORDER BY 1

@@ -31,33 +31,23 @@ _TWICE = "pg_temp.backout_twice"
 def capture_armed(
     main: Session, armed: Armed, counted: Counts, entries: int, narrow: tuple[str, ...] | None, place: Place
 ) -> CapturedTable | None:
-    """Capture one armed table; None where no row of it was written.
+    """Capture one armed table into tables of its own; None where no row of it was written.
 
     `entries` is how many the server counted in the log: each write of the table makes one for each version that it
     replaces or makes, so that what is missing are writes whose statement failed before its triggers fired.
     """
     table = armed.table
-    versions = 2 * counted.updated + counted.inserted + counted.deleted
+    versions = versions_of(counted)
     if not versions and not entries:
         return None
-    doing = f'read the log of table "{table.name}"'
     names = [column.name for column in table.restorable]
     after_columns = tuple(name for name in names if narrow is None or name in narrow)
     kept = columns_named(table, (*table.key, *after_columns)) if table.key else table.restorable
-    whole = f"ROW({comma(f'l.{quoted(name)}' for name in names)})::text"
-    log, side = qualified(armed.log), f"l.{quoted(armed.side)}"
-    main.run(f"DROP TABLE IF EXISTS {_TWICE}")
-    twice = main.run(
-        f"CREATE TEMP TABLE {_TWICE.removeprefix('pg_temp.')} ON COMMIT DROP AS SELECT {whole} AS whole, "
-        f"count(*) FILTER (WHERE {side} = 'o') AS old, count(*) FILTER (WHERE {side} = 'n') AS new "
-        f"FROM {log} AS l GROUP BY 1 HAVING count(*) > 1",
-        doing=doing,
-    ).affected
     images = []
-    for letter, columns, target in (("o", table.restorable, place.before), ("n", kept, place.after)):
-        source = _net(table, log, side, whole, letter) if twice else f"{log} AS l WHERE {side} = '{letter}'"
+    sources = net_difference(main, armed)
+    for source, columns, target in zip(sources, (table.restorable, kept), (place.before, place.after), strict=True):
         text = f"CREATE TABLE {qualified(target)} AS SELECT {stored_list(columns, 'l')} FROM {source}"
-        images.append(main.run(text, doing=doing).affected)
+        images.append(main.run(text, doing=doing(table)).affected)
         if images[-1]:
             # An undo finds the few rows of a big table by their keys only where the planner knows that they are few.
             main.run(f"ANALYZE {qualified(target)}")
@@ -67,8 +57,41 @@ def capture_armed(
     return CapturedTable(
         table, counted, before, after, after_columns, ARMED,
         str(place.before.name) if before else None, str(place.after.name) if after else None,
-        unlogged=versions - entries,
+        unlogged=versions - entries, logged=True,
     )  # fmt: skip
+
+
+def versions_of(counted: Counts) -> int:
+    """How many row versions so many writes replace and make."""
+    return 2 * counted.updated + counted.inserted + counted.deleted
+
+
+def doing(table: Table) -> str:
+    """What goes on, for an error's text."""
+    return f'read the log of table "{table.name}"'
+
+
+def net_difference(main: Session, armed: Armed, *, one_sided: bool = False) -> tuple[str, str]:
+    """The pre-images and the post-images, as SQL behind FROM: rows `l` with the table's columns. Writes a temporary table.
+
+    `one_sided`: it is known that no version was both made and replaced, so that none can cancel out.
+    """
+    table = armed.table
+    whole = f"ROW({comma(f'l.{quoted(column.name)}' for column in table.restorable)})::text"
+    log, side = qualified(armed.log), f"l.{quoted(armed.side)}"
+    plain = (f"{log} AS l WHERE {side} = 'o'", f"{log} AS l WHERE {side} = 'n'")
+    if one_sided:
+        return plain
+    main.run(f"DROP TABLE IF EXISTS {_TWICE}")
+    twice = main.run(
+        f"CREATE TEMP TABLE {_TWICE.removeprefix('pg_temp.')} ON COMMIT DROP AS SELECT {whole} AS whole, "
+        f"count(*) FILTER (WHERE {side} = 'o') AS old, count(*) FILTER (WHERE {side} = 'n') AS new "
+        f"FROM {log} AS l GROUP BY 1 HAVING count(*) > 1",
+        doing=doing(table),
+    ).affected
+    if not twice:
+        return plain
+    return _net(table, log, side, whole, "o"), _net(table, log, side, whole, "n")
 
 
 def _net(table: Table, log: str, side: str, whole: str, letter: str) -> str:

@@ -86,8 +86,9 @@ class Arming:
         if self._xid is None:
             return
         try:
-            disarm(self._latest, leftovers(self._latest, self._xid))
-            self._left = tuple(one.shown for one in leftovers(self._latest, self._xid))
+            mine = f"armed_{self._xid}_"
+            disarm(self._latest, leftovers(self._latest, mine))
+            self._left = tuple(one.shown for one in leftovers(self._latest, mine))
         except BackoutError:  # the server is gone: what is there is found by whoever comes next
             self._left = tuple(f'table "{name}" may still have a trigger of this run' for name in self.names)
 

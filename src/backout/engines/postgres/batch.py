@@ -3,33 +3,36 @@
 As in `transaction.py`: `main` changes rows under the environment's role, and beside it the past (`batch_past.py`), always
 the login role, still sees them as they were. It is asked only where main's own cursor has not seen all (`batch_capture.py`).
 
-Invariant: a batch writes rows of its table within its bounds and nothing else; whatever else the server counts is a
-finding, and rolls it back.
+What it writes beside them is in the logs of armed tables (`armed_batches.py`); so is all that it writes to its own table,
+where the rows within its bounds did not explain what the server counted.
+
+Invariant: each write that the server counts is explained by an image within the bounds or by a log; anything else is a
+finding, or more than is armed, and rolls the batch back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 
-from backout.engines.batches import BatchRecord, Key, Keyset
+from backout.engines.batches import BatchRecord, Key, Keyset, MoreIsWritten
 from backout.engines.postgres import batch_journal, catalogue, tripwires
-from backout.engines.postgres.batch_capture import Images, capture_batch
+from backout.engines.postgres.armed_batches import Logs, written_of
+from backout.engines.postgres.batch_capture import Images, capture_batch, differing
 from backout.engines.postgres.batch_past import Past
 from backout.engines.postgres.batch_questions import EXACTLY, OWN_PATH, Questions
+from backout.engines.postgres.batch_undone import record_undone
 from backout.engines.postgres.capture import Marks
 from backout.engines.postgres.errors import primary_message, translated
-from backout.engines.postgres.images import XID_SPAN, batch_column
+from backout.engines.postgres.images import XID_SPAN
 from backout.engines.postgres.journal import HOLD, PostgresJournal
 from backout.engines.postgres.names import comma, literal, qualified, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.session import Session
 from backout.engines.postgres.undo import revert
-from backout.engines.postgres.undo_columns import CONFLICT_TABLE
-from backout.engines.postgres.undo_keyed import KeyedTable
 from backout.engines.postgres.undo_work import Reverted
 from backout.engines.values import (
     Capture,
@@ -65,13 +68,15 @@ class PostgresBatch:
 
     def __init__(
         self, settings: Settings, journal: PostgresJournal, main: Session, past: Past, questions: Questions,
-        keyset: Keyset, kept: Kept, number: int,
+        keyset: Keyset, kept: Kept, number: int, logs: Logs,
     ) -> None:  # fmt: skip
         self._settings, self._journal, self._main, self._past = settings, journal, main, past
         self._questions, self._keyset, self._kept, self._number = questions, keyset, kept, number
+        self._logs = logs
         self._reverted: Reverted | None = None
         self._acts_on_itself = False  # a foreign key of the table to itself that cascades
         self._affected: int | None = None  # of a statement; an undo's writes are not counted by a command tag
+        self._opened = False  # to whoever writes the batch instead of a statement
         self._cursor = False  # main itself can still read the rows as they were
         self.after: Key | None = None
         self.upto: Key = ()
@@ -87,7 +92,7 @@ class PostgresBatch:
         begin += "; SET LOCAL idle_in_transaction_session_timeout = 0"
         if self._kept.run is not None:
             begin += f"; {HOLD.format(self._kept.run)}"
-        self._beginning = self._questions.begin(begin)
+        self._beginning = self._questions.begin(begin, self._logs.question)
         self._marks = Marks(self._beginning.xid, self._beginning.multixact)
         if not self._beginning.track_counts or self._beginning.replication_role != "origin":
             raise Refused(
@@ -101,6 +106,8 @@ class PostgresBatch:
         Asked behind the statement, whose lock keeps everybody from adding a trigger (manual 13.3.1).
         """
         then = self._keyset.table
+        if self._reverted is not None and not self._keyset.writes:
+            return  # it was only read, and nothing of it is put back
         narrow = len(self._keyset.after_columns) < len(then.restorable)
         if now == then and (not narrow or narrow_still):
             return
@@ -124,26 +131,36 @@ class PostgresBatch:
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> int:
         """See the protocol."""
-        main, role = self._main, self._settings.role
-        first = []
-        if self._kept.in_server:  # else the past is asked
+        self._begin_writing()
+        try:
+            self._affected = self._main.run(statement, parameters, doing="run the statement").affected
+        except Busy as busy:
+            raise self._busy(busy) from None
+        self._require_open()
+        return self._affected
+
+    def open(self) -> None:
+        """See the protocol."""
+        self._begin_writing()
+        self._opened = True
+
+    def _begin_writing(self) -> None:
+        role, first = self._settings.role, []
+        if self._kept.in_server and self._keyed:  # else the past is asked
             scans = self._questions.scans
             first = ["SET LOCAL enable_seqscan = off", self._images.cursor(), f"SET LOCAL enable_seqscan = {scans}"]
             self._cursor = True
         if role:
             first.append(f"SET LOCAL ROLE {quoted(role)}")
         if first:
-            main.run("; ".join(first), doing=f'set the role "{role}"' if role else "look at the rows as they are")
-        try:
-            self._affected = main.run(statement, parameters, doing="run the statement").affected
-        except Busy as busy:
-            raise self._busy(busy) from None
-        if not main.in_transaction:
+            self._main.run("; ".join(first), doing=f'set the role "{role}"' if role else "look at the rows as they are")
+
+    def _require_open(self) -> None:
+        if not self._main.in_transaction:
             raise DatabaseFailed(
                 "the statement ended the batch's transaction", state="unknown: look at the data",
                 hint="a change may not contain COMMIT or ROLLBACK, nor call what does",
             )  # fmt: skip
-        return self._affected
 
     def revert(self, plan: UndoPlan, resolution: Resolution) -> UndoOutcome:
         """See the protocol."""
@@ -176,70 +193,115 @@ class PostgresBatch:
         low = self._journal.control.value("SELECT pg_catalog.age('3'::xid)") + 3
         return self._marks.xid + int(low - self._marks.xid) % XID_SPAN
 
+    @property
+    def _keyed(self) -> bool:
+        """Whether its own table is captured by the keys within the bounds."""
+        return self._keyset.writes and self._keyset.table.identifier not in self._logs.tables
+
     def capture(self) -> Capture:
         """See the protocol."""
-        main, table = self._main, self._keyset.table
+        self._require_open()
         switched = frozenset(self._reverted.locked) if self._reverted else frozenset()
-        behind = self._questions.behind(self._beginning, switched, self._next_xid, self._past.vanished)
+        behind = self._questions.behind(
+            self._beginning, switched, self._next_xid, self._past.vanished, self._logs.question
+        )
         self._require_same(behind.table, narrow_still=behind.narrow)
         observed = behind.observed
+        written = written_of(observed.counts)
         found = list(
             tripwires.findings(
                 observed, rescue_schema=self._settings.rescue_schema, expected_tables=switched,
                 replication_role=self._beginning.replication_role,
             )
         )  # fmt: skip
-        counted = observed.counts[table.identifier][2] if table.identifier in observed.counts else Counts()
-        self._require_only_here(observed)
-        found += self._unexpected(counted)
-        before = after = 0
+        found += self._source_grew(written)
+        found += self._logs.findings(behind.entries, written)
+        locks = tuple(Lock(str(one.table), one.mode) for one in observed.locks if one.kind in {"r", "p"})
+        captured: list[CapturedTable] = []
         if not found:
-            if counted.total:
-                before, after = capture_batch(
-                    main, self._past, self._images, counted, self._marks, self._next_xid, cursor=self._cursor
-                )
-            made, gone = counted.inserted + counted.updated, counted.updated + counted.deleted
-            if self._acts_on_itself and (before, after) != (gone, made):
+            self._require_armed(observed)
+            self._require_own_rows()
+            if self._keyed:
+                captured.append(self._capture_own(written.get(self._keyset.table.identifier, Counts()), found))
+            for oid, one in self._logs.tables.items():
+                entries = behind.entries.get(one.armed.log_oid, Counts())
+                if oid in written or entries.total:
+                    captured.append(self._logs.capture(one, written.get(oid, Counts()), entries, self._number))
+        return Capture(tuple(captured), sequences=observed.sequences, locks=locks, tripwires=tuple(found))
+
+    def _capture_own(self, counted: Counts, found: list[str]) -> CapturedTable:
+        """The rows within the bounds. Raises MoreIsWritten where they are not all that was written to the table."""
+        table = self._keyset.table
+        self._require_by_statement(counted)
+        before = after = 0
+        if counted.total:
+            before, after = capture_batch(
+                self._main, self._past, self._images, counted, self._marks, self._next_xid, cursor=self._cursor
+            )
+        made, gone = counted.inserted + counted.updated, counted.updated + counted.deleted
+        if (before, after) != (gone, made):
+            if self._reverted is None:
+                raise MoreIsWritten([table.identifier])
+            if self._acts_on_itself:
                 found.append(f'a foreign key of "{table.name}" to itself may have written rows of other batches')
-        captured = CapturedTable(
+        return CapturedTable(
             table, counted, before, after, self._keyset.after_columns, CAPTURED_BY,
             str(self._kept.before.name) if before else None, str(self._kept.after.name) if after else None,
             batch=self._number,
         )  # fmt: skip
-        locks = tuple(Lock(str(one.table), one.mode) for one in observed.locks if one.kind in {"r", "p"})
-        return Capture((captured,), sequences=observed.sequences, locks=locks, tripwires=tuple(found))
 
-    def _require_only_here(self, observed: tripwires.Observed) -> None:
+    def _require_armed(self, observed: tripwires.Observed) -> None:
+        """Each table that may have been written is armed; its own may be, or is looked at by its keys."""
         own = {"backout", self._settings.rescue_schema, "pg_catalog", "information_schema", "pg_toast"}
-        oids = {oid: name for oid, (name, kind, _) in observed.counts.items() if kind in {"r", "p"}}
+        oids = {oid: name for oid, (name, kind, _) in observed.counts.items() if kind == "r"}
         oids |= {one.oid: one.table for one in observed.locks if one.kind == "r" and one.mode in tripwires.WRITING}
-        for oid, name in sorted(oids.items(), key=lambda item: item[1]):
-            if oid != self._keyset.table.identifier and name.schema not in own:
-                raise Refused(
-                    "batches",
-                    f'the statement writes to "{name}" as well, by a trigger, a cascade, a rule or a function: '
-                    "of a batch only the rows of its own table are captured",
-                    state="rolled back", hint="run it without @batch, where every table that it writes is captured",
-                )  # fmt: skip
+        known = {*self._logs.tables, *([self._keyset.table.identifier] if self._keyed else [])}
+        more = {oid for oid, name in oids.items() if oid not in known and name.schema not in own}
+        if more:
+            raise MoreIsWritten(more)
 
-    def _unexpected(self, counted: Counts) -> list[str]:
-        """Writes of the table that its statement did not report, where only its columns are kept."""
+    def _require_own_rows(self) -> None:
+        """Whoever writes a batch by statements of their own keeps to its rows: each is gone through once."""
+        own = self._logs.tables.get(self._keyset.table.identifier)
+        if not self._opened or own is None:
+            return
+        log, inside = qualified(own.armed.log), self.within("l", self.after, self.upto)
+        if self._main.value(f"SELECT EXISTS (SELECT FROM {log} AS l WHERE NOT ({inside}))"):
+            raise Refused(
+                "batches", f'rows of "{self._keyset.table.name}" were written that are not of the batch at hand',
+                state="rolled back", hint="limit each statement of the loop to the batch: WHERE … AND {batch.where}",
+            )  # fmt: skip
+
+    def _require_by_statement(self, counted: Counts) -> None:
+        """Where only the columns that the statement sets are kept, nothing else may have written to the table."""
         narrow = len(self._keyset.after_columns) < len(self._keyset.table.restorable)
         if narrow and self._affected is not None and counted != Counts(updated=self._affected):
-            return [f'a trigger or a function wrote other rows of "{self._keyset.table.name}" than the statement']
-        return []
+            raise MoreIsWritten([self._keyset.table.identifier])
 
-    def differing(self) -> int:
+    def _source_grew(self, written: Mapping[str, Counts]) -> list[str]:
+        """Rows that a batch adds to the table that it only reads would be read by the batches behind it."""
+        source = self._keyset.table
+        if self._keyset.writes or not written.get(source.identifier, Counts()).inserted:
+            return []
+        return [
+            f'rows were inserted into "{source.name}", from which the statement reads, and later batches would read them'
+        ]
+
+    def described(self, capture: Capture, *, seconds: float, undoes: int | None = None) -> BatchRecord:
+        """See the protocol."""
+        own = next((one.counted for one in capture.tables if not one.logged), None)
+        others = tuple(one for one in capture.tables if one.logged and (one.counted or Counts()).total)
+        return BatchRecord(
+            self._number, self.after, self.upto, self.looked_at, own or Counts(), seconds, self._affected or 0, others,
+            undoes=undoes,
+        )  # fmt: skip
+
+    def differing(self) -> Mapping[TableName, int]:
         """See the protocol. By whole rows as text, as multisets."""
-        columns = self._keyset.table.restorable
-        sides = []
-        for place, alias in ((self._kept.before, "b"), (self._kept.after, "a")):
-            cells = comma(f"{alias}.{quoted(column.name)}" for column in columns)
-            number = f"{alias}.{quoted(batch_column(self._keyset.table))} = {self._number}"
-            sides.append(f"SELECT ROW({cells})::text FROM {qualified(place)} {alias} WHERE {number}")
-        before, after = sides
-        both = f"({before} EXCEPT ALL {after}) UNION ALL ({after} EXCEPT ALL {before})"
-        return int(self._main.value(f"SELECT count(*) FROM ({both}) d"))
+        pairs = [(one.table, one.before, one.after) for one in self._logs.tables.values()]
+        if self._keyed:
+            pairs.append((self._keyset.table, self._kept.before, self._kept.after))
+        return {table.name: differing(self._main, table, before, after, self._number) for table, before, after in pairs}
 
     def waiting(self) -> int:
         """See the protocol."""
@@ -253,22 +315,8 @@ class PostgresBatch:
         if self._kept.run is None:
             return
         batch_journal.write_batch(self._main, self._kept.run, self._kept.fence, record)
-        if self._reverted is not None:
-            self._record_undone(self._reverted, self._kept.run)
-
-    def _record_undone(self, reverted: Reverted, undo_run: int) -> None:
-        (undo,) = reverted.plan.tables
-        (table,) = reverted.tables
-        original, batch = reverted.plan.run, undo.captured.batch
-        assert batch is not None
-        assert isinstance(table, KeyedTable)
-        count = self._main.value(
-            f"SELECT count(*) FROM {CONFLICT_TABLE} x WHERE x.place = {table.place} AND NOT x.forced"
-        )
-        name = f"batched_{original}_{batch}_left_{undo_run}" if count else None
-        if name is not None:
-            self._main.run(table.save_left(name))
-        batch_journal.write_undone(self._main, original, batch, undo_run, name, count)
+        if self._reverted is not None and record.undoes is not None:
+            record_undone(self._main, self._reverted, self._kept.run, record.undoes)
 
     def commit(self) -> None:
         """See the protocol."""

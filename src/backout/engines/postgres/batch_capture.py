@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 from backout.engines.postgres.batch_past import Past
 from backout.engines.postgres.capture import Marks
-from backout.engines.postgres.images import XID_SPAN, batch_column, columns_named, ours, stored
+from backout.engines.postgres.images import XID_SPAN, batch_column, columns_named, created, ours, stored
 from backout.engines.postgres.names import comma, literal, qualified, quoted
 from backout.engines.postgres.session import Session, pipe
 from backout.engines.values import Column, Counts, Table, TableName
@@ -60,7 +60,7 @@ class Images:
         """The statements that make both rescue tables."""
         batch, source = quoted(batch_column(self.table)), f"ONLY {qualified(self.table.name)} AS t"
         return "; ".join(
-            f"CREATE TABLE {qualified(place)} AS SELECT NULL::integer AS {batch}, "
+            f"{created(place)} AS SELECT NULL::integer AS {batch}, "
             f"{comma(f'{stored(one, chr(116))} AS {quoted(one.name)}' for one in columns)} FROM {source} WITH NO DATA"
             for place, columns in ((self.before, self.table.restorable), (self.after, self.kept_after))
         )
@@ -194,3 +194,15 @@ def _general(main: Session, aux: Session, images: Images, marks: Marks) -> tuple
         "AND NOT EXISTS (SELECT FROM pg_temp.backout_not_ours n WHERE n.place = t.ctid)",
     )  # fmt: skip
     return before, _post_images(main, images, ours("t", marks.xid, marks.next_xid))
+
+
+def differing(main: Session, table: Table, before: TableName, after: TableName, batch: int) -> int:
+    """Rows in which a batch's images differ, where whole rows were kept: as text, as multisets."""
+    sides = []
+    for place, alias in ((before, "b"), (after, "a")):
+        cells = comma(f"{alias}.{quoted(column.name)}" for column in table.restorable)
+        number = f"{alias}.{quoted(batch_column(table))} = {batch}"
+        sides.append(f"SELECT ROW({cells})::text FROM {qualified(place)} {alias} WHERE {number}")
+    old, new = sides
+    both = f"({old} EXCEPT ALL {new}) UNION ALL ({new} EXCEPT ALL {old})"
+    return int(main.value(f"SELECT count(*) FROM ({both}) d"))

@@ -10,26 +10,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
 from backout.engines.batches import Batched, BatchRecord, Key, Keyset, Pressure, Wanted
+from backout.engines.postgres.batch_journal_armed import (
+    all_armed,
+    as_json,
+    others_by_batch,
+    rescue_names,
+    table_from,
+    write_armed,
+)
 from backout.engines.postgres.names import qualified
 from backout.engines.postgres.session import Session
-from backout.engines.values import Column, Counts, RunRecord, RunState, Table, TableName
+from backout.engines.values import Counts, RunRecord, RunState, TableName
 from backout.errors import Interrupted
 
 #: As in journal.py, which imports this.
 LOCK_CLASS = 0x626B6F75
 
+
+@dataclass(frozen=True)
+class Left:
+    """What an undo has left of one table: how many rows, and the rescue table with their keys."""
+
+    conflicts: int = 0
+    rescue: str | None = None
+
+
 _THERE = "SELECT pg_catalog.to_regclass('backout.batched') IS NOT NULL"
 
 _BATCHED = (
-    "SELECT b.run, b.target, b.by, b.upper, b.estimated_rows, b.after_columns, b.before_rescue, b.after_rescue, "
+    "SELECT b.run, b.target, b.writes, b.by, b.upper, b.estimated_rows, b.after_columns, b.before_rescue, b.after_rescue, "
     "b.parameters, b.fence, b.wanted, b.finished, b.cancelled, b.batches, b.last, b.looked_at, b.inserted, b.updated, "
-    "b.deleted, b.pause_reason, (SELECT count(*) FROM backout.batch x WHERE x.run = b.run AND x.undone_by IS NOT NULL), "
+    "b.deleted, b.affected, b.pause_reason, "
+    "(SELECT count(*) FROM backout.batch x WHERE x.run = b.run AND x.undone_by IS NOT NULL), "
     "(SELECT coalesce(sum(x.open_conflicts), 0)::bigint FROM backout.batch x WHERE x.run = b.run) FROM backout.batched b"
 )
 
@@ -47,17 +65,18 @@ class PostgresBatchJournal:
     def batches(self, run: int) -> Sequence[BatchRecord]:
         """See the protocol."""
         rows = self._control.run(
-            "SELECT number, after, upto, looked_at, inserted, updated, deleted, seconds, committed_at, undoes, undone_by, "
-            "left_rescue, open_conflicts FROM backout.batch WHERE run = $1 ORDER BY number",
+            "SELECT number, after, upto, looked_at, inserted, updated, deleted, affected, seconds, committed_at, undoes, "
+            "undone_by, left_rescue, open_conflicts FROM backout.batch WHERE run = $1 ORDER BY number",
             [run],
         ).rows
+        others = others_by_batch(self._control, run)
         return [
             BatchRecord(
-                number, _key(after), tuple(upto), looked_at, Counts(inserted, updated, deleted), seconds, committed_at,
-                undoes, undone_by, left, conflicts,
+                number, _key(after), tuple(upto), looked_at, Counts(inserted, updated, deleted), seconds, affected,
+                tuple(others.get(number, ())), committed_at, undoes, undone_by, left, conflicts,
             )
-            for number, after, upto, looked_at, inserted, updated, deleted, seconds, committed_at, undoes, undone_by,
-            left, conflicts in rows
+            for number, after, upto, looked_at, inserted, updated, deleted, affected, seconds, committed_at, undoes,
+            undone_by, left, conflicts in rows
         ]  # fmt: skip
 
     def wanted(self, run: int) -> Wanted:
@@ -128,25 +147,16 @@ def ensure(control: Session) -> None:
 def register(control: Session, run: int, keyset: Keyset, parameters: str) -> Batched:
     """Write the run's row; the caller owns the transaction."""
     before, after = rescue_names(run)
-    target = keyset.table
-    as_json = {
-        "schema": target.name.schema, "name": target.name.name, "identifier": target.identifier,
-        "columns": [asdict(column) for column in target.columns], "key": target.key, "triggers": target.triggers,
-    }  # fmt: skip
     control.run(
-        "INSERT INTO backout.batched (run, target, by, upper, estimated_rows, after_columns, before_rescue, after_rescue, "
-        "parameters) VALUES ($1, $2::text::jsonb, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO backout.batched (run, target, writes, by, upper, estimated_rows, after_columns, before_rescue, "
+        "after_rescue, parameters) VALUES ($1, $2::text::jsonb, $3, $4, $5, $6, $7, $8, $9, $10)",
         [
-            run, json.dumps(as_json), list(keyset.by), None if keyset.upper is None else list(keyset.upper),
+            run, as_json(keyset.table), keyset.writes, list(keyset.by),
+            None if keyset.upper is None else list(keyset.upper),
             keyset.estimated_rows, list(keyset.after_columns), before, after, parameters,
         ],
     )  # fmt: skip
     return all_batched(control, [run])[run]
-
-
-def rescue_names(run: int) -> tuple[str, str]:
-    """The rescue tables of a run in batches; made of numbers, and unlike those that `settle` drops."""
-    return f"batched_{run}_before", f"batched_{run}_after"
 
 
 def all_batched(control: Session, runs: Sequence[int]) -> dict[int, Batched]:
@@ -154,7 +164,14 @@ def all_batched(control: Session, runs: Sequence[int]) -> dict[int, Batched]:
     if not control.value(_THERE):
         return {}
     rows = control.run(f"{_BATCHED} WHERE b.run = ANY ($1)", [list(runs)]).rows
-    return {row[0]: _batched(row) for row in rows}
+    armed = all_armed(control, [row[0] for row in rows])
+    found = {}
+    for row in rows:
+        one = _batched(row)
+        undone = bool(one.batches) and one.undone == one.batches and not one.open_conflicts
+        others = tuple(replace(other, undone=undone) for other in armed.get(one.run, ()))
+        found[one.run] = replace(one, others=others)
+    return found
 
 
 def take_over(control: Session, run: int) -> Batched:
@@ -168,13 +185,14 @@ def write_batch(session: Session, run: int, fence: int, record: BatchRecord) -> 
     counts = record.counts
     known = session.run(
         "WITH held AS (UPDATE backout.batched SET batches = $3, last = $4, looked_at = looked_at + $5, "
-        "inserted = inserted + $6, updated = updated + $7, deleted = deleted + $8 "
+        "inserted = inserted + $6, updated = updated + $7, deleted = deleted + $8, affected = affected + $12 "
         "WHERE run = $1 AND fence = $2 AND batches = $3 - 1 RETURNING run) "
-        "INSERT INTO backout.batch (run, number, after, upto, looked_at, inserted, updated, deleted, seconds, fence, undoes) "
-        "SELECT h.run, $3, $9, $4, $5, $6, $7, $8, $10, $2, $11 FROM held h",
+        "INSERT INTO backout.batch (run, number, after, upto, looked_at, inserted, updated, deleted, affected, seconds, "
+        "fence, undoes) SELECT h.run, $3, $9, $4, $5, $6, $7, $8, $12, $10, $2, $11 FROM held h",
         [
             run, fence, record.number, list(record.upto), record.looked_at, counts.inserted, counts.updated,
             counts.deleted, None if record.after is None else list(record.after), record.seconds, record.undoes,
+            record.affected,
         ],
     ).affected  # fmt: skip
     if known != 1:
@@ -184,23 +202,39 @@ def write_batch(session: Session, run: int, fence: int, record: BatchRecord) -> 
             hint=f"see how far it is: backout show {run}",
         )
 
+    for one in record.others:
+        write_armed(session, run, record.number, one)
 
-def write_undone(session: Session, original: int, batch: int, undo_run: int, left: str | None, conflicts: int) -> None:
-    """Record in the original's batch that an undo has put it back, in the undo's transaction."""
+
+def write_undone(session: Session, original: int, batch: int, undo_run: int, left: Mapping[int, Left]) -> None:
+    """Record in the original's batch what an undo of it has left, in the undo's transaction.
+
+    `left`: by the table's place among the armed ones, 0 for the table that the batches go through; of those that were put
+    back now.
+    """
+    own = left.get(0, Left())
     done = session.run(
         "UPDATE backout.batch SET undone_by = $3, left_rescue = $4, open_conflicts = $5 "
         "WHERE run = $1 AND number = $2 AND (undone_by IS NULL OR open_conflicts > 0)",
-        [original, batch, undo_run, left, conflicts],
+        [original, batch, undo_run, own.rescue, sum(one.conflicts for one in left.values())],
     ).affected
     if done != 1:
         raise Interrupted(f"batch {batch} of run {original} is undone already", hint=f"backout show {original}")
+    for place, one in left.items():
+        session.run(
+            "UPDATE backout.batch_armed SET undone = $4, left_rescue = $5 WHERE run = $1 AND number = $2 AND place = $3",
+            [original, batch, place, not one.conflicts, one.rescue],
+        )
     # An undo of an undo brings the first run's effects back: that batch can be undone again.
-    session.run(
-        "UPDATE backout.batch t SET undone_by = NULL, left_rescue = NULL, open_conflicts = 0 "
+    again = (
         "FROM backout.batch u JOIN backout.run r ON r.number = u.run "
-        "WHERE u.run = $1 AND u.number = $2 AND t.run = r.undo_of AND t.number = u.undoes",
+        "WHERE u.run = $1 AND u.number = $2 AND t.run = r.undo_of AND t.number = u.undoes"
+    )
+    session.run(
+        f"UPDATE backout.batch t SET undone_by = NULL, left_rescue = NULL, open_conflicts = 0 {again}",
         [original, batch],
     )
+    session.run(f"UPDATE backout.batch_armed t SET undone = false, left_rescue = NULL {again}", [original, batch])
 
 
 def as_left(control: Session, run: int) -> tuple[RunState, Mapping[str, Any]] | None:
@@ -218,7 +252,7 @@ def drop(control: Session, run: int) -> None:
         "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c "
         "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
         "JOIN backout.run r ON r.rescue_schema = n.nspname AND r.number = $1 "
-        "WHERE c.relkind = 'r' AND c.relname ~ ('^batched_' || $1::text || '_(before|after|[0-9]+_left_[0-9]+)$')",
+        "WHERE c.relkind = 'r' AND c.relname ~ ('^batched_' || $1::text || '_([0-9]+_){0,2}(before|after|left_[0-9]+)$')",
         [run],
     ).rows
     for schema, name in names:
@@ -234,21 +268,18 @@ def with_batches(control: Session, records: Sequence[RunRecord]) -> list[RunReco
 def _with(record: RunRecord, batched: Batched | None) -> RunRecord:
     if batched is None:
         return record
-    tables = (batched.captured,) if batched.batches else ()
+    tables = batched.tables if batched.batches else ()
     return replace(record, tables=tables, open_conflicts=batched.open_conflicts, batches=batched.batches)
 
 
 def _batched(row: tuple[Any, ...]) -> Batched:
-    (run, target, by, upper, estimated, after_columns, before, after, parameters, fence, wanted, finished, cancelled,
-     batches, last, looked_at, inserted, updated, deleted, pause_reason, undone, conflicts) = row  # fmt: skip
-    table = Table(
-        TableName(target["schema"], target["name"]), target["identifier"],
-        tuple(Column(**column) for column in target["columns"]), tuple(target["key"]), tuple(target["triggers"]),
-    )  # fmt: skip
-    keyset = Keyset(table, tuple(by), _key(upper), estimated, tuple(after_columns))
+    (run, target, writes, by, upper, estimated, after_columns, before, after, parameters, fence, wanted, finished,
+     cancelled, batches, last, looked_at, inserted, updated, deleted, affected, pause_reason, undone,
+     conflicts) = row  # fmt: skip
+    keyset = Keyset(table_from(target), tuple(by), _key(upper), estimated, tuple(after_columns), writes)
     return Batched(
         run, keyset, before, after, parameters, fence, Wanted(wanted), finished, cancelled, batches, _key(last), looked_at,
-        Counts(inserted, updated, deleted), undone, conflicts, pause_reason,
+        Counts(inserted, updated, deleted), undone, conflicts, pause_reason, affected,
     )  # fmt: skip
 
 

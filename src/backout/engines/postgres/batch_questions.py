@@ -9,15 +9,16 @@ Not for: judging the answers. Invariant: what is asked is what `tripwires.observ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from backout.engines.postgres import tripwires
+from backout.engines.postgres.armed_batches import entries_of
 from backout.engines.postgres.catalogue import table_of
 from backout.engines.postgres.names import literal
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.session import EXACT_TEXT, Answer, Session
-from backout.engines.values import Table
+from backout.engines.values import Counts, Table
 
 #: Names of the engine's own things alone: what the author's statement has set must not lead ours astray.
 OWN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp"
@@ -27,6 +28,7 @@ EXACTLY = "; ".join(
 )
 
 _AT_THE_BEGINNING = ("begin_facts", "counts", "sequences")
+_NO_LOGS = "SELECT WHERE false"
 _BEHIND = ("table", "narrowing", "locks", "counts", "vanished_locks", "sequences")
 
 
@@ -39,6 +41,7 @@ class Beginning:
     track_counts: bool
     replication_role: str
     standings: tripwires.Standings
+    entries: tripwires.Rows  # of the logs of armed tables; see `Logs.question`
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Behind:
     table: Table | None
     narrow: bool
     observed: tripwires.Observed
+    entries: Mapping[str, Counts]  # by the log's oid: what the batch has written to it
 
 
 class Questions:
@@ -64,27 +68,27 @@ class Questions:
         main.run("; ".join(["DEALLOCATE ALL", *texts]), doing="prepare the questions", state="untouched")
         self.scans: str = main.value("SELECT current_setting('enable_seqscan')")
 
-    def begin(self, begin: str) -> Beginning:
-        """Begin the transaction with these statements, and ask."""
+    def begin(self, begin: str, logs: str | None = None) -> Beginning:
+        """Begin the transaction with these statements, and ask; `logs`: how the logs of armed tables stand."""
         asked = "; ".join(f"EXECUTE {_name(one, 'begin')}" for one in _AT_THE_BEGINNING)
-        answer = self._main.run(f"{begin}; {asked}", doing="begin the batch", state="untouched")
-        facts, counts, sequences = (one.rows for one in answer.following[-3:])
+        answer = self._main.run(f"{begin}; {asked}; {logs or _NO_LOGS}", doing="begin the batch", state="untouched")
+        facts, counts, sequences, entries = (one.rows for one in answer.following[-4:])
         ((xid, multixact, track_counts, replication_role),) = facts
         standings = tripwires.Standings(tripwires.counts_of(counts), tripwires.sequences_of(sequences))
-        return Beginning(xid, multixact, track_counts, replication_role, standings)
+        return Beginning(xid, multixact, track_counts, replication_role, standings, entries)
 
     def behind(
         self, beginning: Beginning, expected: Collection[str], next_xid: Callable[[], int],
-        gone: Callable[[list[str]], tuple[str, ...]],
+        gone: Callable[[list[str]], tuple[str, ...]], logs: str | None = None,
     ) -> Behind:  # fmt: skip
         """Check what is deferred, give back the role, and ask; `gone` says what these vanished oids were."""
         asked = "; ".join(f"EXECUTE {_name(one, 'behind')}" for one in _BEHIND)
         answer = self._main.run(
             f"SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL ROLE NONE; {OWN_PATH}; SET LOCAL enable_seqscan = off; {EXACTLY}; "
-            f"{asked}; {tripwires.SETTINGS}",
+            f"{asked}; {tripwires.SETTINGS}; {logs or _NO_LOGS}",
             doing="check the deferred constraints",
         )
-        table, narrow, locks, counts, vanished, sequences, settings = answer.following[-7:]
+        table, narrow, locks, counts, vanished, sequences, settings, entries = answer.following[-8:]
         now = tripwires.Standings(tripwires.counts_of(counts.rows), tripwires.sequences_of(sequences.rows))
         xid = beginning.xid
         observed = tripwires.compared(
@@ -92,7 +96,7 @@ class Questions:
             lambda: tripwires.catalogue_rows(self._main, xid, next_xid(), expected),
             gone([oid for (oid,) in vanished.rows]) if vanished.rows else (),
         )  # fmt: skip
-        return Behind(table_of(table.rows), _only(narrow), observed)
+        return Behind(table_of(table.rows), _only(narrow), observed, entries_of(beginning.entries, entries.rows))
 
 
 def _only(answer: Answer) -> bool:

@@ -6,28 +6,34 @@ Not for: what happens in a batch (`batch.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 from backout.engines.batches import Batched, Key, Keyset, Limits, Pressure
-from backout.engines.postgres import batch_journal, catalogue
+from backout.engines.postgres import batch_journal
+from backout.engines.postgres.armed_batches import Logs
 from backout.engines.postgres.batch import SQL, Kept, PostgresBatch, within
 from backout.engines.postgres.batch_capture import Images
 from backout.engines.postgres.batch_past import HORIZON_S, Past
 from backout.engines.postgres.batch_pressures import Gauge
 from backout.engines.postgres.batch_questions import Questions
 from backout.engines.postgres.batch_statistics import stale_statistics
+from backout.engines.postgres.batch_survey import Sought, as_role, foreseen, require_by_rows, survey
 from backout.engines.postgres.images import batch_column
 from backout.engines.postgres.journal import LOCK_CLASS, PostgresJournal
-from backout.engines.postgres.names import comma, qualified, quoted
+from backout.engines.postgres.names import qualified, quoted
 from backout.engines.postgres.queries import query
+from backout.engines.postgres.script import ScriptConnection
 from backout.engines.postgres.session import Session
 from backout.engines.values import (
     Settings,
     Table,
     TableName,
+    Write,
 )
-from backout.errors import Busy, Refused
+from backout.errors import Busy
 
 #: Where the values that are kept out of line take more than this, a batch may have more of them than fits into the memory of
 #: the server: its images then go through a pipe. Rows without them take a page at the most, a batch of 20,000 some MB.
@@ -43,71 +49,34 @@ class PostgresBatches:
         self._kept: Kept | None = None
         self._questions: Questions | None = None
         self._gauge = Gauge(journal.control)
+        self._logs = Logs(settings, journal, self._main)
 
     # -- before the first batch ----------------------------------------------------------------------------------------
 
     def survey(
-        self, schema: str | None, name: str, by: Sequence[str], columns: Sequence[str], *, update_only: bool
-    ) -> Keyset:
-        """See the protocol. Names mean what they mean to the environment's role."""
-        main = self._main
-        main.run("BEGIN READ ONLY")
-        try:
-            if self._settings.role:
-                main.run(f"SET LOCAL ROLE {quoted(self._settings.role)}", doing="set the role")
-            oid = catalogue.oid_by_name(main, schema, name)
-            main.run("SET LOCAL ROLE NONE")
-            found = catalogue.table_by_oid(main, oid) if oid else None
-            if found is None or oid is None:
-                raise _unfit(name, "there is no such table", "check the name and the schema (search_path)")
-            estimated = self._require_fit(found, by)
-            narrow = update_only and main.value(query("narrowing"), [oid]) and not set(columns) & set(found.key)
-            main.run("SET LOCAL enable_seqscan = off")
-            order = comma(f"t.{quoted(one)} DESC" for one in by)
-            cells = comma(f"t.{quoted(one)}::text" for one in by)
-            last = main.run(f"SELECT {cells} FROM ONLY {qualified(found.name)} t ORDER BY {order} LIMIT 1").rows
-        finally:
-            if not main.lost:
-                main.run("ROLLBACK")
-        all_columns = tuple(column.name for column in found.restorable)
-        touched = tuple(one for one in all_columns if one in columns) if narrow else all_columns
-        return Keyset(found, tuple(by), tuple(last[0]) if last else None, estimated, touched)
+        self, schema: str | None, name: str, by: Sequence[str], columns: Sequence[str], *, update_only: bool,
+        writes: bool = True,
+    ) -> Keyset:  # fmt: skip
+        """See the protocol."""
+        sought = Sought(schema, name, tuple(by), tuple(columns), update_only, writes)
+        return survey(self._main, self._settings.role, sought)
 
-    def _require_fit(self, table: Table, by: Sequence[str]) -> int:
-        main, name = self._main, str(table.name)
-        kind, has_children, estimated = main.one(query("batch_table", SQL), [table.identifier])
-        if kind != "r" or has_children:
-            raise _unfit(
-                name, "it is not a plain table of its own: it has partitions, or tables that inherit from it",
-                "name one partition, a change for each",
-            )  # fmt: skip
-        if not table.key:
-            raise _unfit(name, "no key identifies its rows", "give it a primary key")
-        for column, there, not_null, built_in in main.run(
-            query("batch_columns", SQL), [table.identifier, list(by)]
-        ).rows:
-            if not there:
-                raise _unfit(name, f'it has no column "{column}"', "name the columns of an index")
-            if not not_null:
-                raise _unfit(
-                    name, f'column "{column}" may be NULL, and such rows are in no batch', "use its primary key"
-                )
-            if not built_in:
-                raise _unfit(name, f'column "{column}" has a type of an extension or of your own', "use another key")
-        if not main.value(query("batch_index", SQL), [table.identifier, list(by)]):
-            columns = comma(map(quoted, by))
-            raise _unfit(
-                name, f"no index has its rows in the order of {columns}",
-                f"CREATE INDEX CONCURRENTLY ON {qualified(table.name)} ({columns}), or name the columns of the primary key",
-            )  # fmt: skip
-        return int(estimated)
+    def foreseen(self, keyset: Keyset, write: Write, columns: Sequence[str]) -> frozenset[str]:
+        """See the protocol."""
+        return foreseen(self._main, self._settings.role, keyset, write, columns)
 
-    def ghost(self, keyset: Keyset) -> None:
+    def require_by_rows(self, statement: str, parameters: Sequence[Any]) -> None:
+        """See the protocol."""
+        require_by_rows(self._main, self._settings.role, statement, parameters)
+
+    def ghost(self, run: int, keyset: Keyset) -> None:
         """See the protocol. Its images are in temporary tables, which end with the session."""
         kept = Kept(None, 0, TableName("pg_temp", "backout_ghost_before"), TableName("pg_temp", "backout_ghost_after"))
-        images = Images(keyset.table, keyset.after_columns, "true", 0, kept.before, kept.after)
-        self._main.run(images.make(), doing="make the rescue tables", state="untouched")
+        if keyset.writes:
+            images = Images(keyset.table, keyset.after_columns, "true", 0, kept.before, kept.after)
+            self._main.run(images.make(), doing="make the rescue tables", state="untouched")
         self._kept = kept
+        self._logs.belong_to(run, 0, keeps=False)
 
     def keep(self, run: int, keyset: Keyset, parameters: str) -> Batched:
         """See the protocol."""
@@ -117,26 +86,37 @@ class PostgresBatches:
         try:
             batched = batch_journal.register(control, run, keyset, parameters)
             kept = self._places(batched)
-            images = Images(keyset.table, keyset.after_columns, "true", 0, kept.before, kept.after)
-            control.run(images.make(), doing="make the rescue tables")
+            if keyset.writes:
+                images = Images(keyset.table, keyset.after_columns, "true", 0, kept.before, kept.after)
+                control.run(images.make(), doing="make the rescue tables")
         except BaseException:
             control.run("ROLLBACK")
             raise
         control.run("COMMIT")
-        self._kept = self._places(batched)
+        self._keep(batched)
         return batched
+
+    def _keep(self, batched: Batched) -> None:
+        self._kept = self._places(batched)
+        self._logs.belong_to(batched.run, batched.fence, keeps=True)
 
     def prepare_undo(self, original: Batched) -> None:
         """See the protocol. Without it each batch would read the images of all; while the run goes on it would cost."""
-        control, places = self._journal.control, self._places(original)
-        column = quoted(batch_column(original.keyset.table))
-        for place in (places.before, places.after):
-            if control.value("SELECT pg_catalog.to_regclass($1) IS NOT NULL", [qualified(place)]):
-                index = quoted(f"{place.name}_batch")
-                control.run(
-                    f"CREATE INDEX IF NOT EXISTS {index} ON {qualified(place)} ({column}); ANALYZE {qualified(place)}",
-                    doing="prepare the rescue tables for the undo", state="untouched",
-                )  # fmt: skip
+        schema = self._settings.rescue_schema
+        for captured in (original.captured, *original.others):
+            column = quoted(batch_column(captured.table))
+            for name in (captured.before_rescue, captured.after_rescue):
+                if name is not None:
+                    self._index(TableName(schema, name), column)
+
+    def _index(self, place: TableName, column: str) -> None:
+        control = self._journal.control
+        if control.value("SELECT pg_catalog.to_regclass($1) IS NOT NULL", [qualified(place)]):
+            index = quoted(f"{place.name}_batch")
+            control.run(
+                f"CREATE INDEX IF NOT EXISTS {index} ON {qualified(place)} ({column}); ANALYZE {qualified(place)}",
+                doing="prepare the rescue tables for the undo", state="untouched",
+            )  # fmt: skip
 
     def take_over(self, run: int) -> Batched:
         """See the protocol."""
@@ -149,7 +129,7 @@ class PostgresBatches:
             control.run(f"SELECT pg_catalog.pg_advisory_unlock({LOCK_CLASS}, {run})")
         batched = batch_journal.take_over(control, run)
         control.run("UPDATE backout.run SET state = 'running', finished_at = NULL WHERE number = $1", [run])
-        self._kept = self._places(batched)
+        self._keep(batched)
         return batched
 
     def _places(self, batched: Batched) -> Kept:
@@ -161,6 +141,14 @@ class PostgresBatches:
             TableName(schema, batched.after_rescue),
         )
 
+    def arm(self, tables: Collection[str]) -> Sequence[Table]:
+        """See the protocol."""
+        return self._logs.arm(tables)
+
+    def disarm(self) -> Sequence[str]:
+        """See the protocol."""
+        return self._logs.disarm()
+
     # -- one after the other -------------------------------------------------------------------------------------------
 
     def begin(self, keyset: Keyset, number: int, after: Key | None, size: int) -> PostgresBatch | None:
@@ -171,19 +159,31 @@ class PostgresBatches:
         found = self._past.next_bound(keyset, within(keyset, "t", after, keyset.upper), size)
         return None if found is None else self._opened(keyset, number).between(after, *found)
 
-    def begin_between(self, keyset: Keyset, number: int, after: Key | None, upto: Key) -> PostgresBatch:
+    def begin_between(
+        self, keyset: Keyset, number: int, after: Key | None, upto: Key, looked_at: int
+    ) -> PostgresBatch:  # fmt: skip
         """See the protocol."""
-        return self._opened(keyset, number).between(after, upto, 0)
+        return self._opened(keyset, number).between(after, upto, looked_at)
 
     def _opened(self, keyset: Keyset, number: int) -> PostgresBatch:
         assert self._kept is not None, "neither `ghost` nor `keep` nor `take_over` was called"
         self._past.hold()
+        self._logs.empty()
         if self._questions is None:
             self._questions = Questions(self._main, keyset.table.identifier)
-            toasted = self._main.value(query("toasted_bytes", SQL), [keyset.table.identifier])
-            self._kept = replace(self._kept, in_server=toasted <= IN_SERVER_BYTES)
+            if keyset.writes:
+                toasted = self._main.value(query("toasted_bytes", SQL), [keyset.table.identifier])
+                self._kept = replace(self._kept, in_server=toasted <= IN_SERVER_BYTES)
         batch = PostgresBatch(
-            self._settings, self._journal, self._main, self._past, self._questions, keyset, self._kept, number
+            self._settings,
+            self._journal,
+            self._main,
+            self._past,
+            self._questions,
+            keyset,
+            self._kept,
+            number,
+            self._logs,
         )
         try:
             batch.begin()
@@ -191,6 +191,14 @@ class PostgresBatches:
             batch.rollback()
             raise
         return batch
+
+    def script(self, guard: Callable[[str], None]) -> ScriptConnection:
+        """See the protocol."""
+        return ScriptConnection(self._main, guard, lambda busy: busy)
+
+    def reading(self) -> AbstractContextManager[None]:
+        """See the protocol."""
+        return as_role(self._main, self._settings.role)
 
     def pressures(self, limits: Limits) -> Sequence[Pressure]:
         """See the protocol. Asked by the journal's session, which is in no transaction."""
@@ -209,7 +217,4 @@ class PostgresBatches:
         """See the protocol."""
         self._main.close()
         self._past.close()
-
-
-def _unfit(table: str, reason: str, hint: str) -> Refused:
-    return Refused("batches", f'table "{table}" is not fit for batches: {reason}', hint=hint)
+        self._logs.disarm()

@@ -28,6 +28,35 @@ SELECT w.name, a.attname IS NOT NULL, coalesce(a.attnotnull, false),
 SELECT c.relkind::text, c.relhassubclass, greatest(c.reltuples, 0)::bigint
   FROM pg_catalog.pg_class c WHERE c.oid = $1::oid
 
+-- name: may_arm
+-- The login role, the owner of table $1, and whether the one may put triggers on it and take them away again (DROP TRIGGER:
+-- the owner alone).
+SELECT session_user::text, pg_catalog.pg_get_userbyid(c.relowner)::text,
+       pg_catalog.pg_has_role(session_user, c.relowner, 'USAGE')
+  FROM pg_catalog.pg_class c WHERE c.oid = $1::oid
+
+-- name: foreseen
+-- Tables that hold rows and that a delete ($2) from table $1 reaches by its foreign keys, or an update of these columns ($3).
+-- Each partition has a constraint of its own (pg_constraint.conparentid).
+WITH RECURSIVE gone (oid) AS (
+    SELECT $1::oid WHERE $2
+    UNION
+    SELECT f.conrelid FROM gone g JOIN pg_catalog.pg_constraint f ON f.confrelid = g.oid
+     WHERE f.contype = 'f' AND f.confdeltype = 'c'
+)
+SELECT c.oid::text FROM pg_catalog.pg_class c
+ WHERE c.relkind = 'r' AND EXISTS (
+       SELECT FROM pg_catalog.pg_constraint f
+        WHERE f.contype = 'f' AND f.conrelid = c.oid
+          AND (f.confdeltype IN ('c', 'n', 'd') AND f.confrelid IN (SELECT g.oid FROM gone g)
+               OR f.confupdtype IN ('c', 'n', 'd') AND f.confrelid = $1::oid
+                  AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                               WHERE a.attrelid = f.confrelid AND a.attnum = ANY (f.confkey) AND a.attname = ANY ($3))))
+ ORDER BY c.oid
+
+-- name: relation_kind
+SELECT c.relkind::text FROM pg_catalog.pg_class c WHERE c.oid = $1::oid
+
 -- name: waiting_for_us
 -- Sessions that wait for a lock of the backends $1. From pg_locks, which everybody may see.
 SELECT count(DISTINCT l.pid) FROM pg_catalog.pg_locks l

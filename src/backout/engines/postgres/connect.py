@@ -17,6 +17,7 @@ from backout.engines.postgres.batch_journal import PostgresBatchJournal
 from backout.engines.postgres.batches import PostgresBatches
 from backout.engines.postgres.contents import read_contents
 from backout.engines.postgres.journal import LEASE, LOCK_CLASS, PostgresJournal
+from backout.engines.postgres.loan import session_to_lend
 from backout.engines.postgres.names import literal, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.rights import foresee
@@ -37,9 +38,13 @@ from backout.engines.values import (
     TableName,
     Write,
 )
-from backout.errors import Busy, Refused, UsageError
+from backout.errors import Busy, DatabaseFailed, Refused, UsageError
 
 OLDEST = 150000
+
+#: Errors that no value of a parameter mends: a syntax error; a column, table or schema that is not there. Of others its
+#: type may be the reason, which the driver tells the server with the value (PostgreSQL manual, appendix A).
+_SURE = {"42601", "42703", "42P01", "3F000"}
 
 
 class PostgresDatabase:
@@ -180,11 +185,14 @@ class PostgresDatabase:
         return TableFacts(table, rows, size, cascades, self.undo_obstacle([table]), tuple(notes))
 
     def transaction(
-        self, known_tables: Sequence[tuple[str | None, str]], *, snapshot: bool = False
+        self, known_tables: Sequence[tuple[str | None, str]], *, snapshot: bool = False, to_lend: bool = False
     ) -> PostgresTransaction:
         """See the protocol."""
-        main, aux = Session(self.settings.url, "run"), Session(self.settings.url, "before-images")
-        self._others += [main, aux]
+        url = self.settings.url
+        main = session_to_lend(self._control, url, "run") if to_lend else Session(url, "run")
+        self._others.append(main)
+        aux = Session(url, "before-images")
+        self._others.append(aux)
         transaction = PostgresTransaction(self.settings, self.journal, main, aux, snapshot=snapshot)
         try:
             transaction.begin(known_tables)
@@ -210,6 +218,22 @@ class PostgresDatabase:
             if self.settings.role:
                 self._control.run(f"SET LOCAL ROLE {quoted(self.settings.role)}")
             return self._control.run(statement, parameters, doing="ask the query")
+        finally:
+            self._control.run("ROLLBACK")
+
+    def understand(self, statement: str, parameters: Sequence[str]) -> None:
+        """See the protocol. PREPARE parses, analyses and rewrites (PostgreSQL manual, "PREPARE"); rights are not looked at."""
+        self._control.run("BEGIN READ ONLY")
+        try:
+            if self.settings.role:
+                self._control.run(f"SET LOCAL ROLE {quoted(self.settings.role)}")
+            self._control.run(
+                f"PREPARE backout_understand AS {statement}", doing="read the statement", state="untouched"
+            )
+            self._control.run("DEALLOCATE backout_understand")
+        except DatabaseFailed as error:
+            if not parameters or error.sqlstate in _SURE:
+                raise
         finally:
             self._control.run("ROLLBACK")
 

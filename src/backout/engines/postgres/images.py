@@ -14,8 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from backout.engines.postgres.names import comma, quoted
-from backout.engines.values import Column, Table
+from backout.engines.postgres.names import comma, qualified, quoted
+from backout.engines.values import Column, Table, TableName
 
 XID_SPAN = 2**32
 
@@ -75,6 +75,13 @@ def spare_name(wanted: str, table: Table) -> str:
     while wanted in taken:
         wanted += "_"
     return wanted
+
+
+def created(place: TableName) -> str:
+    """The beginning of CREATE TABLE … AS; a temporary table empties itself at each COMMIT."""
+    if place.schema == "pg_temp":
+        return f"CREATE TEMP TABLE {quoted(place.name)} ON COMMIT DELETE ROWS"
+    return f"CREATE TABLE {qualified(place)}"
 
 
 def batch_column(table: Table) -> str:

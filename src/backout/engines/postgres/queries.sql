@@ -297,6 +297,11 @@ SELECT DISTINCT n.nspname, k.conname
   FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace
  WHERE k.condeferred ORDER BY 1, 2
 
+-- name: is_encrypted_by_gss
+-- Whether this session's bytes are encrypted by Kerberos (manual 27.2.9): libpq says so of TLS alone.
+SELECT coalesce(
+    (SELECT g.encrypted FROM pg_catalog.pg_stat_gssapi g WHERE g.pid = pg_catalog.pg_backend_pid()), false)
+
 -- name: newcomers
 -- Client sessions of our own machine in this database that are not ours ($1) and began in the last $2 seconds. Where the
 -- server is on our machine itself, they may come by its socket, by loopback or by its own address.

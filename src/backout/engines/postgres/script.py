@@ -77,6 +77,13 @@ class ScriptConnection:
         connection.begin()
         return connection
 
+    def batches(self, *_arguments: Any, **_named: Any) -> NoReturn:
+        """Always refused: a change in batches shows it in its text, and then has a `db` of its own."""
+        raise Refused(
+            "script", "db.batches was not seen in the text of the change, which runs in one transaction therefore",
+            hint='call it in apply itself, by the name of its argument: for batch in db.batches("table", by="id"):',
+        )  # fmt: skip
+
     def commit(self) -> NoReturn:
         """Always refused: the run commits when everything is proven."""
         raise Refused("script", "a change may not commit: the run does, when all is captured and proven", hint=None)

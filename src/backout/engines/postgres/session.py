@@ -18,6 +18,7 @@ from psycopg.types.string import TextLoader
 
 from backout.engines.postgres.errors import connection_failed, translated
 from backout.engines.postgres.hosts import pinned
+from backout.engines.postgres.relay import Relay
 from backout.errors import Interrupted
 
 _First = TypeVar("_First")
@@ -50,13 +51,17 @@ EXACT_TEXT = {
 
 
 class Session:
-    """A connection. `purpose` shows in pg_stat_activity, so that others can see who holds a lock."""
+    """A connection. `purpose` shows in pg_stat_activity, so that others can see who holds a lock.
 
-    def __init__(self, url: str, purpose: str) -> None:
+    With a relay it goes through that, and closes it; the URL is for messages then.
+    """
+
+    def __init__(self, url: str, purpose: str, relay: Relay | None = None) -> None:
+        self.relay = relay
         url = reached(url)
         try:
             self.connection = psycopg.connect(
-                url,
+                relay.conninfo if relay is not None else url,
                 autocommit=True,
                 application_name=f"backout: {purpose}",
                 cursor_factory=RawCursor,
@@ -124,6 +129,8 @@ class Session:
     def close(self) -> None:
         """End the session; an open transaction is rolled back by the server."""
         self.connection.close()
+        if self.relay is not None:
+            self.relay.close()
 
 
 def at_once(

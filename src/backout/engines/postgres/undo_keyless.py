@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backout.engines.postgres.images import spare_name
+from backout.engines.postgres.images import batch_column, spare_name
 from backout.engines.postgres.names import comma, qualified, quoted
 from backout.engines.postgres.undo_columns import CONFLICT_TABLE, Pair, kind_of
 from backout.engines.postgres.undo_keyed import KeyedTable
 from backout.engines.values import ConflictKind, TableName, UndoTable
+
+#: Equal values of these are the same text, and are found by a hash.
+_PLAIN_TYPES = {"smallint", "integer", "bigint", "uuid", "date"}
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,14 @@ class KeylessTable:
         """Whole rows of an image as text, with how many of each."""
         if side is None:
             return "(SELECT NULL::text AS whole, 0::bigint AS copies WHERE false)"
-        name = qualified(TableName(self.rescue_schema, side))
-        return f"(SELECT {self._image('i')} AS whole, count(*) AS copies FROM {name} i GROUP BY 1)"
+        return f"(SELECT {self._image('i')} AS whole, count(*) AS copies FROM {self._images(side)} i GROUP BY 1)"
+
+    def _images(self, side: str) -> str:
+        """A rescue table; of a run in batches the rows of one of them."""
+        name, batch = qualified(TableName(self.rescue_schema, side)), self.undo.captured.batch
+        if batch is None:
+            return name
+        return f"(SELECT one.* FROM {name} one WHERE one.{quoted(batch_column(self.undo.captured.table))} = {batch})"
 
     def _surplus(self, side: str | None, other: str | None) -> str:
         return (
@@ -72,15 +81,29 @@ class KeylessTable:
         """Delete as many copies of each row as the run made."""
         return (
             f"DELETE FROM {self.target} AS t USING (SELECT t.ctid AS place, {self._now()} AS whole, row_number() "
-            f"OVER (PARTITION BY {self._now()}) AS copy FROM {self.target} AS t) h, {self._made} m "
+            f"OVER (PARTITION BY {self._now()}) AS copy FROM {self.target} AS t "
+            f"WHERE {self._near} AND {self._now()} IN (SELECT g.whole FROM {self._made} g)) h, {self._made} m "
             f"WHERE t.ctid = h.place AND m.whole = h.whole AND h.copy <= m.copies"
         )
+
+    @property
+    def _near(self) -> str:
+        """Can it be one of the run's rows, by one column? To be asked before whole rows are made texts of.
+
+        Of a run in batches the table is read once for each of them.
+        """
+        made = self.undo.captured.after_rescue
+        for pair in self.pairs:
+            if made is not None and pair.captured.type in _PLAIN_TYPES and not pair.retyped:
+                now, then = f"t.{quoted(pair.now.name)}", f"i.{quoted(pair.captured.name)}"
+                return f"({now} IS NULL OR {now} IN (SELECT {then} FROM {self._images(made)} i))"
+        return "true"
 
     def insert(self) -> str | None:
         """Bring back as many copies of each row as the run replaced."""
         if self.undo.captured.before_rescue is None:
             return None
-        source = qualified(TableName(self.rescue_schema, self.undo.captured.before_rescue))
+        source = self._images(self.undo.captured.before_rescue)
         names = comma(quoted(pair.now.name) for pair in self.pairs)
         values = comma(pair.was("i") for pair in self.pairs)
         whole, copy = (quoted(spare_name(name, self.undo.captured.table)) for name in ("backout_whole", "backout_copy"))
@@ -132,7 +155,7 @@ class KeylessTable:
                 continue
             cells += [f"{alias}.{quoted(name)}::text" for name in names]
             joins.append(
-                f"LEFT JOIN LATERAL (SELECT i.* FROM {qualified(TableName(self.rescue_schema, side))} i "
+                f"LEFT JOIN LATERAL (SELECT i.* FROM {self._images(side)} i "
                 f"WHERE {self._image('i')} = x.identity LIMIT 1) {alias} ON true"
             )
         cells += ["NULL::text"] * len(names)
