@@ -81,6 +81,20 @@ update_once() {
     UPDATED=yes
 }
 
+has_node_pg() {
+    NODE_PATH=/usr/share/nodejs:build/node-pg/usr/share/nodejs node -e 'require("pg")' 2>/dev/null
+}
+
+unpack_node_pg() { # beside a node that is not Debian's its packages cannot be installed; their files are enough
+    { command -v node && may_apt_install; } >/dev/null || return 1
+    say "unpacking Debian's node-pg, a client in the tests"
+    mkdir -p build/node-pg
+    (
+        cd build/node-pg
+        apt-get -q download node-pg node-split2 node-xtend && for package in *.deb; do dpkg -x "$package" .; done
+    ) >&2 && has_node_pg
+}
+
 setup_servers() {
     local debian_15=/usr/lib/postgresql/15/bin/postgres rails
     rails='require "rails"; require "active_record"; require "action_mailer"; require "pg"; require "rake"'
@@ -91,6 +105,7 @@ setup_servers() {
         from_debian mariadb "a server for the tests" mariadb-server
     ruby -e "$rails" 2>/dev/null ||
         from_debian rails "a client in the tests" ruby-railties ruby-activerecord ruby-actionmailer ruby-pg rake
+    has_node_pg || unpack_node_pg || from_debian node-pg "a client in the tests" node-pg
 }
 
 case "${1:-}" in

@@ -11,7 +11,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -154,8 +154,9 @@ class PostgresDatabase:
 class PostgresServers:
     """The servers of this test process; a resource."""
 
-    def __init__(self, worker: str) -> None:
-        self._worker = worker
+    def __init__(self, worker: str, more: Mapping[str, str] | None = None) -> None:
+        """`more` are settings of the server beside the usual ones."""
+        self._worker, self._settings = worker, {**SETTINGS, **(more or {})}
         self._servers: dict[str, EmbeddedServer] = {}
         self._administrators: dict[str, psycopg.Connection[Any]] = {}
         self._numbers = itertools.count(1)
@@ -168,7 +169,9 @@ class PostgresServers:
             place = Path(tempfile.mkdtemp(prefix=f"backout-test-{name}-", dir=_reachable_place()))
             place.chmod(0o711)
             self._places.append(place)
-            server = EmbeddedServer.start(place / "server", programs=present()[name], settings=SETTINGS, ephemeral=True)
+            server = EmbeddedServer.start(
+                place / "server", programs=present()[name], settings=self._settings, ephemeral=True
+            )
             self._servers[name] = server
             self._administrators[name] = psycopg.connect(server.url(), autocommit=True)
             self._run(name, _CREATE_TEMPLATE, {})

@@ -297,3 +297,17 @@ def test_commands_of_the_workflow_files_work_in_a_clone(
             assert done.stdout.startswith("::error file=changes/merged.sql,line=1")
         if is_check and file == "gitlab.yml":
             assert json.loads((clone / "gl-code-quality-report.json").read_text())[0]["check_name"] == "backout/merged"
+
+
+def test_what_decides_who_may_approve_is_said_to_have_changed(repository: Repository) -> None:
+    repository.write("changes/close.sql", GOOD)
+    repository.write("allowed_signers", "mallory@example.org ssh-ed25519 AAAA\n")
+    text = (repository.folder / "backout.toml").read_text()
+    repository.write("backout.toml", f"{text}\n# and one more\n")
+    found = repository.findings(status=0)
+    assert [one for one in found if one[0] == "policy"] == [
+        ("policy", "backout.toml", 1, "warning"), ("policy", "allowed_signers", 1, "warning"),
+    ]  # fmt: skip
+    said = repository.ci().out
+    assert "what decides who may approve and run is another one: backout.toml" in said
+    assert "what decides who may approve and run is new: allowed_signers" in said

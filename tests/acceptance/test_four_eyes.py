@@ -143,7 +143,7 @@ def test_a_checklist_is_not_ticked_by_silence(clinic: Clinic) -> None:
 def test_an_emergency_says_why_and_owes_a_review(clinic: Clinic) -> None:
     on_production = ("run", "close", "--on", "production", "--yes", "--key", "keys/eve")
     silent = backout(clinic.folder, *on_production, "--emergency")
-    assert (silent.status, silent.err.split("\n")[0]) == (2, "error: an emergency has a reason")
+    assert (silent.status, silent.err.split("\n")[0]) == (2, "error: an emergency needs its reason: --why is missing")
     alone = backout(clinic.folder, *on_production, "--why", "no reason at all")
     assert (alone.status, alone.err.split("\n")[0]) == (2, "error: --why is for --emergency")
     report = says(clinic, "eve", "run", *on_production[:5], "--emergency", "--why", "nobody can be admitted")
@@ -272,6 +272,12 @@ def test_a_named_key_that_is_not_used_is_told_of(clinic: Clinic) -> None:
     spoken = backout(clinic.folder, "object", "close", "--on", "production", "--why", "no", "--key", "keys/ann")
     assert spoken.status == 0, spoken.err
     assert "(unsigned: the account's name is believed, and the key was not used)" in spoken.out
+    assert backout(clinic.folder, "run", "close", "--on", "staging", "--yes").status == 0
+    kept = ("retain", "staging-1", "--until", "2100-01-01", "--why", "case 17")
+    note = "note: the statement is unsigned: the account's name is believed, and the key was not used\n"
+    assert backout(clinic.folder, *kept, "--key", "keys/ann").err == note
+    later = (*kept[:3], "2101-01-01", *kept[4:])
+    assert backout(clinic.folder, *later).err == ""
 
 
 def test_a_rehearsal_says_who_signed_its_certificate(clinic: Clinic) -> None:
@@ -320,3 +326,20 @@ def test_a_run_whose_way_back_is_gone_can_only_be_run_again_with_a_reason(clinic
     shown = backout(clinic.folder, "status", "close", "--on", "production", "--key", "keys/cem")
     assert "ran: production-1, committed, way back removed " in shown.out
     assert 'next: backout run close --on production --again "…"\n' in shown.out
+
+
+def test_of_an_edited_change_the_status_says_that_an_earlier_text_has_run(clinic: Clinic) -> None:
+    clinic.prepare()
+    clinic.run()
+    clinic.sql("staging", "UPDATE referral SET status = 'open' WHERE id < 3")
+    clinic.write(CHANGE.replace("-- @expect 2", "-- @expect 0..2"))
+    shown = backout(clinic.folder, "status", "close", "--on", "production", "--key", "keys/cem")
+    assert "ran: production-1 with an earlier text, committed, way back until " in shown.out
+    assert "next: backout submit close\n" in shown.out
+    clinic.prepare()
+    status = says(clinic, "cem", "status", "status", "close", "--on", "production")
+    assert (status["may_run"], status["next"]) == (
+        False, 'backout undo production-1, or backout run close --on production --again "…"',
+    )  # fmt: skip
+    refused = backout(clinic.folder, "run", "close", "--on", "production", "--yes", "--key", "keys/cem")
+    assert (refused.status, "has run here already: production-1" in refused.err) == (3, True)

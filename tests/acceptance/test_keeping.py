@@ -86,12 +86,14 @@ def test_an_announcement_that_reaches_nobody_is_exit_status_3(tmp_path: Path) ->
     folder = shop(tmp_path, more=more)
     with (folder / "backout.toml").open("a") as file:
         file.write('[channels.team]\nkind = "webhook"\nurl_file = "hook"\nattempts = 1\n')
-    with web_listener((404, {}), (200, {})) as listener:
+    with web_listener((404, {}), (200, {}), (200, {})) as listener:
         (folder / "hook").write_text(f"{listener.url}/s3cret\n")
         refused = backout(folder, "announce", "close", "--on", "live")
         assert refused.status == 3
         assert "404 Not Found" in refused.out
         assert "s3cret" not in refused.out + refused.err
         said = told(folder, "announce", "announce", "close", "--on", "live")
+        unused = backout(folder, "announce", "close", "--on", "live", "--key", "id_ed25519").err
     assert (said["told"], said["recorded"]) == (["team"], True)
     assert [one["answer"] for one in said["receipts"]] == ["200 OK"]
+    assert unused == "note: the receipt is unsigned: the account's name is believed, and the key was not used\n"

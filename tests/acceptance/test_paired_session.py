@@ -10,69 +10,32 @@ from pathlib import Path
 
 import pytest
 
+from acceptance.pairing import (
+    AFTER,
+    BEFORE,
+    CHANGE,
+    CORRECTION,
+    LADDER,
+    OURS,
+    PEOPLE,
+    RUN,
+    applicants,
+    configure,
+    pair_of,
+    session,
+    watch,
+)
 from acceptance.prompt import Going
-from acceptance.team import Team, team_of
+from acceptance.team import Team
 from backout.ledger.statement import Kind, Signed, Statement
 from backout.ledger.store import Ledger
 from servers import PostgresServers
 
-PEOPLE = {"ann": "developer", "bob": "developer"}
-SCHEMA = """
-CREATE TABLE applicant (id integer PRIMARY KEY, email text NOT NULL);
-INSERT INTO applicant VALUES (6, 'six@example.org'), (7, 'old@example.org');
-"""
-CHANGE = """\
--- /// change
--- title = "Correct the address of one applicant"
--- session = true
--- ///
-"""
-LADDER = """
-[environments.dev]
-{dev}
-identity = "ssh"
-[environments.production]
-{production}
-profile = "solo"
-identity = "ssh"
-after = ["dev"]
-"""
-CONFIG = '[environments.production]\n{production}\nprofile = "solo"\nidentity = "ssh"\n'
-CORRECTION = "UPDATE applicant SET email = 'new@example.org' WHERE id = 7;\n"
-RUN = "production-1"
-_OURS = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'backout: %'"
-)
-BEFORE, AFTER = [(6, "six@example.org"), (7, "old@example.org")], [(6, "six@example.org"), (7, "new@example.org")]
-
 
 @pytest.fixture
 def team(tmp_path: Path, postgres_servers: PostgresServers) -> Iterator[Team]:
-    with team_of(tmp_path, PEOPLE, postgres_servers, ["dev", "production"]) as made:
-        for name in ("dev", "production"):
-            made.databases[name].as_application(SCHEMA)
-        (made.folder / "changes" / "correct-address.sql").write_text(CHANGE)
-        made.configure(CONFIG)
+    with pair_of(tmp_path, postgres_servers) as made:
         yield made
-
-
-def configure(team: Team, more: str) -> None:
-    team.configure(CONFIG + more)
-
-
-def session(team: Team, *more: str, on: str = "production", loud: str = "stderr") -> Going:
-    """Ann begins one."""
-    words = ("session", "correct-address", "--on", on, "--yes", "--json", *more)
-    return Going(team.folder, *words, key=team.key("ann"), loud=loud)
-
-
-def watch(team: Team) -> Going:
-    """Bob watches it."""
-    return Going(team.folder, "watch", RUN, key=team.key("bob"), loud="stdout")
-
-
-def applicants(team: Team) -> list[tuple[object, ...]]:
-    return team.rows("production", "SELECT id, email FROM applicant ORDER BY id")
 
 
 def test_session_is_committed_when_both_have_agreed_and_can_be_undone(team: Team) -> None:
@@ -365,7 +328,7 @@ def test_session_whose_process_is_gone_is_rolled_back_whatever_is_said_later(tea
         waiting(team, ann)
         team.says("ann", "statement", "agree", RUN, "--yes")
         ann.process.kill()
-    while team.rows("production", _OURS) != [(0,)]:
+    while team.rows("production", OURS) != [(0,)]:
         pass  # until the server has noticed
     said = team.refused("bob", "agree", RUN, "--yes")
 

@@ -189,6 +189,23 @@ def test_no_value_of_phi_is_in_any_output_or_artefact(clinic: Clinic) -> None:
     assert clinic.hits() == [("what is here is found", clinic.values[199])]
 
 
+def test_what_people_write_of_a_run_holds_no_value_of_a_column_that_is_declared(clinic: Clinic) -> None:
+    move = clinic.change("move", "UPDATE patient SET city = 'Hamburg' WHERE city = 'Berlin';")
+    clinic.type("init", "--on", "live", "--yes")
+    clinic.type("announce", move, "--on", "live")
+    clinic.type("run", move, "--on", "live", "--yes")
+    name = clinic.values[150]
+    refused = clinic.type("attest", "live-1", "--saw", f"the list shows the city of {name}", status=3)
+    assert refused.err.startswith(
+        'error: the text holds a value of the column "name" of "patient", which is declared PHI\nstate: untouched\n'
+    )
+    kept = ("retain", "live-1", "--until", "2100-01-01", "--why")
+    clinic.type(*kept, f"legal hold of {name.upper()}", status=3)
+    clinic.type("attest", "live-1", "--saw", "the list shows Hamburg")  # no value of a declared column
+    clinic.type(*kept, "legal hold, case 17")
+    assert clinic.hits() == []
+
+
 def _failing(clinic: Clinic, *, is_postgres: bool) -> None:
     """Changes that fail in ways in which a database, a script or a reader would quote values."""
     some, key, other = clinic.values[5], clinic.values[6], clinic.values[7]

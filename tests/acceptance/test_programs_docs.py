@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from acceptance.clients import has_ruby, needs_ruby, yes
 from acceptance.pages import DOCS, blocks
-from acceptance.test_programs_clients import has_ruby, needs_ruby, yes
 from backout import Project
 from servers import PostgresDatabase
 

@@ -1,7 +1,7 @@
 """Protocol C, manipulating data in production: the exception, for private data that may not be in the repository.
 
-A product owner asks, a pair does it, in development, test and production in turn. What the protocol wants and nobody can
-type: that the second developer watches while the first one works; here they read the text and agree to it beforehand.
+A product owner asks, a pair does it, in development, test and production in turn: once with a text that the second
+developer has read and approved beforehand, and once at one prompt, where the second one watches and agrees at the end.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 import proxy
+from acceptance.prompt import Going
 from acceptance.team import Team, team_of
 from integration.announcements.listeners import WebListener, web_listener
 from servers import PostgresServers
@@ -239,3 +241,60 @@ def test_process_to_manipulate_data(team: Team, owner: WebListener) -> None:
     assert [secret for secret in PRIVATE if any(secret in text for text in texts)] == []
     audited = team.says("zoe", "audit", "audit", "--on", "production")
     assert (audited["sound"], audited["problems"]) == (True, [])
+
+
+AT_THE_PROMPT = CHANGE[: CHANGE.index("-- @expect")].replace("/// change\n", "/// change\n-- session = true\n")
+TYPED = f"UPDATE applicant SET email = '{PRIVATE[0]}', phone = '{PRIVATE[1]}' WHERE id = 7;\n"
+
+
+def pair(team: Team, environment: str) -> dict[str, Any]:
+    """Ann types, bob watches every statement and sees the rows; the report, once both have agreed."""
+    words = ("session", "correct-address", "--on", environment, "--yes", "--json")
+    run = f"{environment}-1"
+    with Going(team.folder, *words, key=team.key("ann")) as ann:
+        ann.until(f"{environment} {team.databases[environment].application_role}")  # [C6] who one is there
+        with Going(team.folder, "watch", run, key=team.key("bob"), loud="stdout") as bob:
+            ann.type(TYPED)
+            ann.until("UPDATE 1")
+            bob.until("UPDATE applicant")
+            ann.type("\\q\n")
+            bob.until(f"{run} waits for ann and somebody other than ann")
+            team.says("ann", "statement", "agree", run, "--yes")
+            assert applicant(team, environment) == OLD  # [C7] "commit the transaction" only once it is verified
+            team.says("bob", "statement", "agree", run, "--yes")
+            report = ann.reports(0)
+            bob.ends(0)
+    return report
+
+
+def test_a_pair_does_it_at_one_prompt(team: Team, owner: WebListener) -> None:
+    """The same as the protocol has it: two developers at one terminal, in one environment after the other."""
+    digest = hand_in(team, AT_THE_PROMPT)
+    team.says("bob", "statement", "approve", "correct-address", "--on", "production", "--tick", "all")
+    team.says("pat", "statement", "consent", "correct-address", "--on", "production")
+    team.says("ann", "announce", "announce", "correct-address", "--on", "production")
+    begin = ("session", "correct-address", "--on", "production", "--yes")
+    assert "it was not rehearsed on dev" in team.refused("ann", *begin)
+
+    # [C4] "find an other developer who is available to pair", [C7] "verify the data", dev and then [C8] test.
+    for environment in ("dev", "test"):
+        report = pair(team, environment)
+        assert (report["outcome"], report["agreement"]["people"]) == ("committed", ["ann", "bob"])
+        assert applicant(team, environment) == NEW
+
+    # [C5] what keeps one from the wrong database. (The way to the leader pod is in the script above: on one machine a
+    # command of the configuration is one process's, and bob is at this one, too.)
+    wrong = team.databases["test"]
+    configure(team, production=f'url = "{wrong.login_url}"\nrole = "{wrong.application_role}"')
+    assert 'this database says that it is "test", not "production"' in team.refused("ann", *begin)
+    configure(team)
+    report = pair(team, "production")
+    assert (report["outcome"], report["digest"], report["proof"]["complete"]) == ("committed", digest, True)
+    assert applicant(team, "production") == NEW
+    assert [body["event"] for _, body in owner.got] == ["announce", "done"]
+
+    # [C10] "change any data in the test environment back to previous values".
+    for environment in ("dev", "test"):
+        team.says("bob", "run", "undo", f"{environment}-1", "--yes")
+        assert applicant(team, environment) == OLD
+    assert [secret for secret in PRIVATE if secret in str(team.tables("ledger")) + str(owner.got)] == []

@@ -162,6 +162,7 @@ class _Viewer:
         self._run, self._rows = run, rows
         self._shown: tuple[object, ...] = ()
         self._content: str | None = None
+        self._so_far: tuple[Mapping[str, Any], ...] = ()
 
     def see(self, seen: Seen) -> None:
         """Print it."""
@@ -170,6 +171,10 @@ class _Viewer:
             self._stand(told, [f"the session is {told.phase}"])
         for line in seen.statements:
             show_text(_statement(line))
+        if told is not None and told.content is None and told.tables and told.tables != self._so_far:
+            self._so_far = told.tables
+            show_text("so far:")
+            _show_rows(_tables(told), self._rows, to_output=True)
         if told is None or told.content is None:
             return
         if told.content != self._content:

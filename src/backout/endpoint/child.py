@@ -62,17 +62,20 @@ def run(command: Sequence[str], variables: Mapping[str, str], folder: str, troub
     _attend(child, command[0], trouble)
 
 
-def run_closed(
-    command: Sequence[str], variables: Mapping[str, str], folder: str, trouble: Callable[[], str | None], port: int,
-    listens: Callable[[socket.socket], None],
-) -> None:  # fmt: skip
-    """As `run`, in a network of its own; `listens` is given the socket on which its connections arrive."""
+def start_closed(
+    command: Sequence[str], variables: Mapping[str, str], folder: str, port: int, listens: Callable[[socket.socket], None],
+    **how: Any,
+) -> subprocess.Popen[bytes]:  # fmt: skip
+    """Start a command in a network of its own; `listens` is given the socket on which its connections arrive.
+
+    `how` are options of Popen. Raises RolledBack.
+    """
     ours, its = socket.socketpair()
     with ours:
         with its:
             child = subprocess.Popen(
                 [*_CLOSED, str(its.fileno()), str(port), *command], env=dict(variables), cwd=folder,
-                pass_fds=[its.fileno()], **_APART,
+                pass_fds=[its.fileno()], **how,
             )  # fmt: skip
         try:
             listens(closed.received(ours))
@@ -82,7 +85,15 @@ def run_closed(
         except OSError as error:
             _end(child)
             raise _not_started(command[0], error) from None
-    _attend(child, command[0], trouble)
+    return child
+
+
+def run_closed(
+    command: Sequence[str], variables: Mapping[str, str], folder: str, trouble: Callable[[], str | None], port: int,
+    listens: Callable[[socket.socket], None],
+) -> None:  # fmt: skip
+    """As `run`, in a network of its own; `listens` is given the socket on which its connections arrive."""
+    _attend(start_closed(command, variables, folder, port, listens, **_APART), command[0], trouble)
 
 
 _CLOSED = (sys.executable, "-I", "-S", closed.__file__)

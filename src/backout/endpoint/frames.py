@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 #: The server itself takes messages up to 1 GiB (PQ_LARGE_MESSAGE_LIMIT, libpq.h); so does a client's COPY row.
 LONGEST = 0x3FFFFFFF
@@ -135,6 +135,18 @@ def complete(tag: str) -> bytes:
 def ready(status: bytes) -> bytes:
     """A ReadyForQuery: `I`dle, in a `T`ransaction, in a failed (`E`) one."""
     return message(b"Z", status)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
+    """A RowDescription and its DataRows, all of them text (oid 25, of any length, without a type modifier)."""
+    described = b"".join(text(name) + struct.pack("!IHIhih", 0, 0, 25, -1, -1, 0) for name in columns)
+    head = message(b"T", _SHORT.pack(len(columns)) + described)
+    return head + b"".join(message(b"D", _SHORT.pack(len(row)) + b"".join(map(_value, row))) for row in rows)
+
+
+def _value(value: str) -> bytes:
+    data = value.replace("\0", "").encode(errors="replace")
+    return _LENGTH.pack(len(data)) + data
 
 
 def strings(payload: bytes, count: int) -> tuple[list[bytes], bytes]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-NOT_SUPPORTED, SYNTAX, NOT_UTF8, ACTIVE_TRANSACTION, NO_TRANSACTION, RESERVED = (
-    "0A000", "42601", "22021", "25001", "25P01", "42939",
+NOT_SUPPORTED, SYNTAX, NOT_UTF8, ACTIVE_TRANSACTION, NO_TRANSACTION, RESERVED, NOT_NOW = (
+    "0A000", "42601", "22021", "25001", "25P01", "42939", "55000",
 )  # fmt: skip
 #: The savepoint behind which a client's own transaction lives. Names that begin so are ours.
 GUARD = "_backout_guard"
@@ -63,6 +63,7 @@ class Piece:
     tables: tuple[tuple[str | None, str], ...] = ()  # that it writes, as it names them
     drops: str | None = None  # CREATE TEMP TABLE … ON COMMIT DROP: its name
     said: str | None = None
+    looks: bool = False  # SHOW "backout.diff", which the endpoint answers where it can
 
     @property
     def original(self) -> str:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from backout.endpoint.frames import Stream, message, text
 from backout.endpoint.server import Endpoint
+from backout.endpoint.statements import DIFF
 from backout.errors import RolledBack
 
 _LOOK_S = 0.2  # how often is asked whether the session has to end, while nothing is typed
@@ -71,9 +72,13 @@ class _Prompt:
             if not line or (not typed.strip() and word in ("\\q", "\\commit", "\\rollback")):
                 self._leave(word)
                 return
+            if not typed.strip() and word == "\\backout diff":
+                self._send(f'SHOW "{DIFF}"')
+                continue
             if not typed.strip() and word.startswith("\\"):
                 self._terminal.say(
-                    "known are \\commit and \\q (it is done: let both agree), and \\rollback (give it up)"
+                    "known are \\backout diff (what was changed so far), \\commit and \\q (it is done: let both agree), and "
+                    "\\rollback (give it up)"
                 )
                 continue
             typed += line

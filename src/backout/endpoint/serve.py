@@ -6,11 +6,12 @@ may have written past the endpoint, never leads to a commit.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from backout.change.model import Change
+from backout.change.model import Change, DataClass
 from backout.endpoint import child
 from backout.endpoint.limits import Limits, exceeded
 from backout.endpoint.server import HOST, Endpoint
@@ -33,6 +34,7 @@ class Command:
     folder: Path
     limits: Limits = field(default_factory=Limits)
     closed: bool | None = None
+    typed: bool = False  # by the operator, in place of the change's own: the run's record has its words
 
 
 def lending(transaction: Transaction) -> Lends:
@@ -74,8 +76,17 @@ def serve(change: Change, transaction: Transaction, mode: Mode, run: int, comman
         )
     transcript = endpoint.transcript
     came = f"{transcript.statements} statements of {endpoint.record.clients} connections came through the endpoint"
-    head = {"statements": transcript.statements, "sha256": transcript.head}
+    head: dict[str, object] = {"statements": transcript.statements, "sha256": transcript.head}
+    if command.typed:
+        notes = (*notes, _typed(change, command))
+        head["command"] = None if change.metadata.data is DataClass.PHI else list(command.words)
     return Served((*notes, came), head, frozenset(transcript.tables))
+
+
+def _typed(change: Change, command: Command) -> str:
+    if change.metadata.data is DataClass.PHI:
+        return "another command than the change's own was run; its words are kept back, since they may hold PHI"
+    return f"in place of the change's own command this was run: {shlex.join(command.words)}"
 
 
 def _network(command: Command) -> tuple[bool, tuple[str, ...]]:

@@ -10,7 +10,7 @@ import secrets
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -22,6 +22,7 @@ from backout.endpoint.conversation import ClientGone, Conversation, Shared
 from backout.endpoint.frames import Malformed, Stream, message, text
 from backout.endpoint.limits import Activity
 from backout.endpoint.settings import Settings, at_log_in
+from backout.endpoint.simple import Look
 from backout.endpoint.transcript import Keep, Transcript
 from backout.endpoint.upstream import Blinded, ServerGone, Upstream
 from backout.engines.protocol import Loan
@@ -46,14 +47,16 @@ class Endpoint:
     """Listens from its making to `close`."""
 
     def __init__(
-        self, loan: Loan, *, user: str, keep: Keep = lambda _lines: None, wait_s: float = 30.0, most_clients: int = 20
-    ) -> None:
+        self, loan: Loan, *, user: str, keep: Keep = lambda _lines: None, wait_s: float = 30.0, most_clients: int = 20,
+        look: Look | None = None,
+    ) -> None:  # fmt: skip
         self.user, self.database, self.password = user, loan.database, secrets.token_urlsafe(24)
         self.record = Record()
         self.transcript = Transcript(keep)
         self._parameters, self._cancel, self._wait_s, self._most = loan.parameters, loan.cancel, wait_s, most_clients
         self._upstream = Upstream(loan.socket, loan.deferred, loan.parameters)
-        self._shared = Shared(self._upstream, Settings(self._upstream), self.transcript, loan.isolation)
+        looks = _at_home(loan, look) if look is not None else None
+        self._shared = Shared(self._upstream, Settings(self._upstream), self.transcript, loan.isolation, looks)
         self._was_busy, self._at_statement, self._since = False, 0, monotonic()
         self._session = threading.Lock()
         self._holder: tuple[int, int] | None = None
@@ -164,9 +167,7 @@ class Endpoint:
                 conversation.run()
             except (ClientGone, Malformed, OSError) as error:
                 _say(client, error)
-            if conversation.holds_session:
-                self._cancel()
-            conversation.leave()
+            conversation.leave(self._cancel)
         except Blinded as blinded:
             self._fail(f"what was done may not be what was judged: {blinded}")
             _say(client, blinded)
@@ -279,7 +280,7 @@ class Endpoint:
 
     def _cancelled(self, start: bytes) -> None:
         if len(start) == 12 and struct.unpack_from("!II", start, 4) == self._holder:
-            self._cancel()
+            self._upstream.interrupt(self._cancel)
 
     def _next(self, client: socket.socket, stream: Stream, take: Callable[[], _Found | None]) -> _Found:
         while True:
@@ -290,6 +291,14 @@ class Endpoint:
             if not data:
                 raise ClientGone
             stream.add(data)
+
+
+def _at_home(loan: Loan, look: Look) -> Look:
+    def looks() -> Sequence[tuple[str, str, str, str]]:
+        with loan.at_home():
+            return look()
+
+    return looks
 
 
 def _say(client: socket.socket, error: Exception) -> None:

@@ -22,6 +22,8 @@ from backout.endpoint.limits import Limits, exceeded
 from backout.endpoint.prompt import Terminal, converse
 from backout.endpoint.serve import USER, lending, variables
 from backout.endpoint.server import Endpoint
+from backout.endpoint.simple import Look
+from backout.endpoint.statements import DIFF
 from backout.engines.protocol import Lends, Transaction
 from backout.engines.values import Mode
 from backout.errors import RolledBack
@@ -49,11 +51,16 @@ def has_psql() -> bool:
     return shutil.which(PSQL) is not None
 
 
-def serve_session(transaction: Transaction, run: int, prompt: Prompt, ended: Callable[[], str | None]) -> Served:
-    """Let the person work. Raises RolledBack; `ended` says why the session has to end, None while it need not."""
+def serve_session(
+    transaction: Transaction, run: int, prompt: Prompt, ended: Callable[[], str | None], look: Look
+) -> Served:
+    """Let the person work. Raises RolledBack; `ended` says why the session has to end, None while it need not.
+
+    `look` says what was changed so far, and shows it to whoever watches.
+    """
     lends = lending(transaction)
     with lends.lend() as loan:
-        endpoint = Endpoint(loan, user=USER, keep=lambda lines: lends.transcribe(run, lines))
+        endpoint = Endpoint(loan, user=USER, keep=lambda lines: lends.transcribe(run, lines), look=look)
         watch = _Watch(endpoint, prompt.limits, ended)
         with endpoint:
             try:
@@ -70,7 +77,17 @@ def serve_session(transaction: Transaction, run: int, prompt: Prompt, ended: Cal
     transcript = endpoint.transcript
     with_what = PSQL if prompt.psql else "the built-in prompt"
     note = f"{transcript.statements} statements were typed at {with_what}"
-    return Served((note,), {"statements": transcript.statements, "sha256": transcript.head})
+    return Served((note, *_openness(prompt)), {"statements": transcript.statements, "sha256": transcript.head})
+
+
+def _openness(prompt: Prompt) -> tuple[str, ...]:
+    """What psql could do beside the endpoint, in words."""
+    if not prompt.psql:
+        return ()
+    problem = child.why_not_closed()
+    if problem is not None:
+        return (f"psql's network was open, since it cannot be given one of its own here: {problem}",)
+    return ("psql reached nothing but the endpoint over the network; what \\! does to files is not seen",)
 
 
 class _Watch:
@@ -94,11 +111,16 @@ def _psql(endpoint: Endpoint, prompt: Prompt, watch: _Watch, lends: Lends) -> No
     """psql at our own terminal, with nothing of the person's psqlrc, which may connect elsewhere."""
     head = re.sub(r"[^\w.-]", "_", f"{prompt.environment}") + " " + re.sub(r"[^\w.-]", "_", prompt.role)
     words = [PSQL, "--no-psqlrc", "--set", f"PROMPT1={head} %x> ", "--set", f"PROMPT2={head} %R> "]
+    words += ["--set", f'diff=SHOW "{DIFF}";']  # typed as :diff; psql has no commands of others
     given = child.environment(
         variables(endpoint, Mode.REAL), {} if prompt.keeps_history else {"PSQL_HISTORY": "/dev/null"}
     )
     with _its_interrupts(), _as_it_was():
-        psql = subprocess.Popen(words, env=given, cwd=prompt.folder, stdout=sys.__stderr__)
+        if child.why_not_closed() is None:
+            where = str(prompt.folder)
+            psql = child.start_closed(words, given, where, endpoint.port, endpoint.listen, stdout=sys.__stderr__)
+        else:
+            psql = subprocess.Popen(words, env=given, cwd=prompt.folder, stdout=sys.__stderr__)
         try:
             while True:
                 with suppress(subprocess.TimeoutExpired):

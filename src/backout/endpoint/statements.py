@@ -37,6 +37,8 @@ from backout.sql.reserved import function_objection, schema_objection, setting_o
 #: What is prepared in place of transaction control, and never executed by us. It may be prepared and bound in a failed
 #: transaction as ROLLBACK may (xact.c, IsTransactionExitStmt), and does no harm if it runs all the same.
 STAND_IN = f"ROLLBACK TO SAVEPOINT {GUARD}"
+#: A setting that no server has: what SHOW of it answers is what the session has changed so far.
+DIFF = "backout.diff"
 #: Has the command tag SET and no effect: what the run has decided already.
 _NOTHING = "SET LOCAL backout.nothing = ''"
 _OURS = re.compile(r"_backout|c[0-9]+_")  # prepared statements: our controls, and those of clients by messages
@@ -129,6 +131,8 @@ class Reader:
             return self._copy(text, node)
         if which == "variable_set_stmt":
             return self._set(text, node)
+        if which == "variable_show_stmt" and node.variable_show_stmt.name == DIFF:
+            return Piece(text, only_reads=True, looks=True)
         if which == "declare_cursor_stmt" and node.declare_cursor_stmt.options & _CURSOR_HOLD:
             return self._held(text, node)
         return self._judged(text, node)
@@ -246,8 +250,13 @@ _CURSOR_HOLD = 0x0020  # CURSOR_OPT_HOLD, parsenodes.h
 
 
 def is_as_it_is(name: str, value: str) -> bool:
-    """Whether this setting decides how text is read, and has this value in every run."""
-    return value.lower().replace("-", "") in _AS_THEY_ARE.get(name.lower(), ())
+    """Whether this setting decides how text is read, and has this value in every run.
+
+    Of an encoding's name letters and digits alone count (`clean_encoding_name`, encnames.c): asyncpg says 'utf-8', quoted.
+    """
+    if name.lower() == "client_encoding":
+        value = "".join(letter for letter in value if letter.isascii() and letter.isalnum())
+    return value.lower() in _AS_THEY_ARE.get(name.lower(), ())
 
 
 def decides_how_text_is_read(name: str) -> bool:

@@ -1,18 +1,62 @@
-"""What an environment and a change say of programs: how long they may take, and whom they may tell in a ghost run.
+"""What an environment and a change say of programs: how they are started, how long they may take, and whom they may tell.
 
-Not for: running them (`endpoint/serve.py`).
+Not for: running them (`endpoint/serve.py`). Invariant: what runs is what the run's digest is of.
 """
 
 from __future__ import annotations
 
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backout.change.model import Change
+from backout.change.digest import digest
+from backout.change.model import Change, DataClass
 from backout.errors import Refused, UsageError
+from backout.gates.policy import Policy
 from backout.project.config import Environment
 
 if TYPE_CHECKING:
     from backout.endpoint.limits import Limits
+    from backout.endpoint.serve import Command
+
+
+def command_of(change: Change, environment: Environment, folder: Path) -> Command:
+    """The change's own command."""
+    from backout.endpoint.serve import Command
+
+    metadata = change.metadata
+    return Command(
+        metadata.run, folder, limits_of_program(change, environment),
+        None if metadata.network is None else metadata.network == "endpoint",
+    )  # fmt: skip
+
+
+def done_by(change: Change, words: Sequence[str]) -> Change:
+    """The change with another command in place of its own, and a digest of both. Raises UsageError.
+
+    Of PHI the digest is made with a key that nobody keeps: a command with a guessable value would give that away.
+    """
+    if change.language != "program" or change.metadata.session or change.is_private:
+        raise UsageError(
+            f'"{change.identifier}" is not a change that a program does',
+            hint='its metadata says how: run = ["bin/rails", "runner", "{file}"]',
+        )
+    key = secrets.token_bytes(32) if change.metadata.data is DataClass.PHI else None
+    command = json.dumps(list(words), ensure_ascii=False).encode()
+    made = digest(change.identifier, change.digest, attachments={"command": command}, key=key)
+    return replace(change, digest=made, metadata=replace(change.metadata, run=tuple(words)))
+
+
+def require_nobody_approves(policy: Policy, on: str) -> None:
+    """People approve what is in the change; a command that is typed is not. Raises Refused, with nothing written."""
+    if policy.needs_people:
+        raise Refused(
+            "endpoint", f'"{on}" asks for people who approve what runs, and they have not read a command that is typed',
+            hint='write it into the change, run = ["…"], and submit that; or try it with --ghost',
+        )  # fmt: skip
 
 
 def limits_of_program(change: Change, environment: Environment) -> Limits:

@@ -23,9 +23,11 @@ from backout.project.identity import Speaker, speaker_of
 from backout.project.live import WAITING, Told, read_told
 from backout.project.looking import Looking
 from backout.project.programs import limits_of_program
+from backout.project.so_far import changed, in_words
 from backout.project.statements import Spoken
 from backout.project.subject import subject_of_run
-from backout.project.waiting import Tell, Waiting
+from backout.project.waiting import Tell, Waiting, paired
+from backout.runs.masking import shown_rows
 from backout.runs.recorder import Served
 from backout.runs.report import RunReport
 from backout.sql.libpg_query import without_values
@@ -76,8 +78,14 @@ class Sessions(Looking):
         )  # fmt: skip
 
         def serve(_change: Change, transaction: Transaction, _mode: Mode, number: int) -> Served:
+            def look() -> Sequence[tuple[str, str, str, str]]:
+                found = paired(transaction).look(number, rows + 1)  # one more, to know whether there are more
+                tables = [changed(one, shown_rows(data, sample), rows) for one, sample in found]
+                waiting.so_far(tables)
+                return in_words(tables, rows)
+
             with waiting.shown(transaction, number):
-                return serve_session(transaction, number, prompt, waiting.ended)
+                return serve_session(transaction, number, prompt, waiting.ended, look)
 
         return self.run(
             change, on, serve=serve, agree=waiting.agree, rows=rows, emergency=emergency, again=again, ask=ask,

@@ -7,7 +7,7 @@ that the run is rolled back; nothing waits longer than `agree_within`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ from backout.project.book import Book
 from backout.project.config import Environment
 from backout.project.live import ALONE, OPEN, WAITING, Live, Told
 from backout.runs.as_json import table_as_json
-from backout.runs.report import RunReport
+from backout.runs.report import RunReport, TableReport
 
 _ASK_S = 0.5
 _LEDGER_S = 2.0  # how often the ledger is asked for a no while somebody types
@@ -93,6 +93,11 @@ class Waiting:
         self._asked = monotonic()
         refused = self._judged("").refused
         return f"{refused.person} said no: {refused.detail('why')}" if refused is not None else None
+
+    def so_far(self, tables: Sequence[TableReport]) -> None:
+        """Show whoever watches what was changed so far."""
+        assert self._live is not None, "it has begun"
+        self._live.tell(tables=tuple(table_as_json(one) for one in tables))
 
     def agree(self, transaction: Transaction, found: Capture, report: RunReport) -> RunReport:
         """Wait until two people have agreed. Raises Refused where they do not."""
