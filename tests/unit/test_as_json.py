@@ -199,7 +199,11 @@ def test_reviews(tmp_path: Path) -> None:
     path = tmp_path / "close.sql"
     path.write_text(CHANGE)
     facts = TableFacts(_TABLE, 100, 8192, ("public.note",), None, ("partitioned",))
-    shown = review_as_json(review(read_change(path))) | {"tables": [facts_as_json(facts)], "missing_tables": []}
+    shown = review_as_json(review(read_change(path))) | {
+        "tables": [facts_as_json(facts)],
+        "missing_tables": [],
+        "misunderstood": [],
+    }
     require_valid(shown, "check")
     assert [one["level"] for one in shown["statements"]] == ["exact", "not undoable"]
     assert shown["passed"] is False

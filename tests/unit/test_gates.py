@@ -192,6 +192,12 @@ FAILURES: list[tuple[str, Evidence, str, str]] = [
         '"safety" is not approved: eve is not platform',
     ),
     (
+        "the author approves under another's name", without(
+            Kind.APPROVE, add=(CORRECT, approval("cem", "safety", key="SHA256:ann"))
+        ), "approvals",
+        '"safety" is not approved: cem wrote or edited it',
+    ),
+    (
         "somebody unknown", without(Kind.APPROVE, add=(CORRECT, approval("mallory", "safety"))), "approvals",
         '"safety" is not approved: mallory is nobody in [people]',
     ),
@@ -250,6 +256,26 @@ FAILURES: list[tuple[str, Evidence, str, str]] = [
             EVIDENCE, authors=frozenset({"ann", "eve"}), certificates=(certificate("ann"), certificate("eve"))
         ), "ladder",
         "rehearsed on staging by its authors only",
+    ),
+    (
+        "two names with one key rehearsed", replace(
+            EVIDENCE, certificates=(
+                certificate("bob", key="SHA256:bob"), certificate("eve", key="SHA256:bob", run="staging-8")
+            )
+        ), "ladder",
+        "rehearsed on staging by bob only, and the policy asks for 2 people",
+    ),
+    (
+        "authors only, one under another's name", replace(
+            EVIDENCE, authors=frozenset({"ann", "eve"}), certificates=(
+                certificate("eve", key="SHA256:eve"), certificate("bob", key="SHA256:ann", run="staging-8")
+            )
+        ), "ladder",
+        "rehearsed on staging by its authors only",
+    ),
+    (
+        "a stranger rehearsed", replace(EVIDENCE, certificates=(certificate("bob"), certificate("mallory"))), "ladder",
+        "rehearsed on staging by bob only, and the policy asks for 2 people",
     ),
     (
         "no rows", replace(EVIDENCE, certificates=(certificate("bob", rows={"public.referral": (0, 0, 0)}),)), "ladder",
@@ -320,6 +346,11 @@ FAILURES: list[tuple[str, Evidence, str, str]] = [
     ),
     # -- announcement and objections
     ("nobody was told", without(Kind.ANNOUNCE), "announcement", "it was not announced"),
+    (
+        "a stranger's receipt", without(Kind.ANNOUNCE, add=(said(
+            Kind.ANNOUNCE, "mallory", to=[], database_at=(NOW - timedelta(hours=30)).isoformat()),)), "announcement",
+        "it was not announced",
+    ),
     (
         "told too late", without(Kind.ANNOUNCE, add=(announcement(23),)), "announcement",
         "announced at 2026-11-19 11:00+00:00, and the policy gives people 24 hours to object",
@@ -466,6 +497,9 @@ def test_an_author_does_not_overrule_an_objection_to_their_own_change() -> None:
     policy = replace(POLICY, overrule=("ann",))
     overruled = said(Kind.OVERRULE, "ann", statement=OBJECTION.statement.identifier, why="mine")
     assert [gate for gate, _ in refused(without(add=(OBJECTION, overruled)), policy)] == ["objections"]
+    as_another = said(Kind.OVERRULE, "bob", key="SHA256:ann", statement=OBJECTION.statement.identifier, why="mine")
+    both = [gate for gate, _ in refused(without(add=(OBJECTION, as_another)))]  # and bob's approval is an author's, too
+    assert both == ["approvals", "objections"]
 
 
 def test_an_objection_that_its_maker_withdrew_is_closed() -> None:
@@ -678,6 +712,16 @@ def test_two_reviewers_have_two_keys() -> None:
     assert [gate for gate, _ in refused(replace(EVIDENCE, runs=(NIGHT,), reviews=both))] == ["review"]
 
 
+def test_a_stranger_reviews_nothing_and_neither_does_the_operator_under_another_name() -> None:
+    def reviewed(*others: Said) -> list[str]:
+        reviews = (said(Kind.REVIEW, "bob", run="production-9"), *others)
+        return [gate for gate, _ in refused(replace(EVIDENCE, runs=(NIGHT,), reviews=reviews))]
+
+    assert reviewed(said(Kind.REVIEW, "dan", run="production-9")) == []
+    assert reviewed(said(Kind.REVIEW, "mallory", run="production-9")) == ["review"]
+    assert reviewed(said(Kind.REVIEW, "dan", run="production-9", key="SHA256:eve")) == ["review"]
+
+
 # -- undo
 
 
@@ -702,6 +746,7 @@ def test_an_undo_that_overwrites_wants_one_more_approval_by_somebody_else() -> N
     assert undo_verdicts(approved("cem")) == ["undo"]
     assert undo_verdicts(approved("bob", "production-40")) == ["undo"]
     assert undo_verdicts(approved("bob", key="SHA256:cem")) == ["undo"]
+    assert undo_verdicts(approved("mallory")) == ["undo"]
 
 
 # -- the whole

@@ -236,7 +236,8 @@ def reason_of(why: str | None, *, emergency: bool) -> str | None:
     if why is not None and not emergency:
         raise UsageError("--why is for --emergency", hint="leave it out, or add --emergency")
     if emergency and not (why or "").strip():
-        raise UsageError("an emergency has a reason", hint='say it: --emergency --why "…"')
+        hint = 'say in a few words why nobody can be waited for: --emergency --why "the clinic cannot admit anybody"'
+        raise UsageError("an emergency needs its reason: --why is missing", hint=hint)
     return why if emergency else None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from backout.cli.options import CHANGE, CONFIG, JSON, KEY, on_option, verb
-from backout.cli.screen import plain, show, show_json
+from backout.cli.screen import plain, show, show_error, show_json
 from backout.errors import Refused
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def announce(
         tell(project.announced(project.change(change), on, told_by_hand), "announced", json_=json_)
         return
     announced = project.announce(project.change(change), on)
+    if announced.recorded and project.statements.leaves_key_unused(on):
+        show_error("note: the receipt is unsigned: the account's name is believed, and the key was not used")
     if json_:
         show_json(
             {

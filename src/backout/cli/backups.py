@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from backout.cli.options import CONFIG, JSON, SUPERUSER, YES, on_option, verb
+from backout.cli.options import CONFIG, JSON, KEY, SUPERUSER, YES, on_option, verb
 from backout.cli.screen import plain, show, show_json
 
 if TYPE_CHECKING:
@@ -70,23 +70,25 @@ def backups(on: str, *, config: Path | None, json_: bool) -> None:
     "--identity", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="The file with the secret key."
 )
 @click.option("--replace", "replace_all", is_flag=True, help="Also where tables are there, which it replaces.")
+@KEY
 @CONFIG
 @SUPERUSER
 @YES
 @JSON
 def restore(
-    backup: str, to: str, *, identity: Path | None, replace_all: bool, config: Path | None, allow_superuser: bool,
-    yes: bool, json_: bool,
+    backup: str, to: str, *, identity: Path | None, replace_all: bool, key: Path | None, config: Path | None,
+    allow_superuser: bool, yes: bool, json_: bool,
 ) -> None:  # fmt: skip
     """Restore a backup into an environment.
 
-    Into a production database only where its policy allows that. A database that has a journal keeps it.
+    Into a production database only where its policy allows that, and where anything is asked of people only by an
+    operator, in their own name. A database that has a journal keeps it.
     """
     from backout.cli.conversation import Conversation
     from backout.project import Project
     from backout.recovery.backups.model import as_json
 
-    talk, project = Conversation(yes=yes), Project.find(config, allow_superuser=allow_superuser)
+    talk, project = Conversation(yes=yes), Project.find(config, allow_superuser=allow_superuser, key=key)
     with talk.waiting():
         restored, note = project.restore(
             backup, to, identity=identity, replace_all=replace_all, ask=talk.ask, progress=talk.progress

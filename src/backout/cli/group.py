@@ -13,7 +13,7 @@ from backout.errors import UsageError
 SECTIONS = {
     "write": ("demo", "init", "new", "check", "doctor"),
     "try": ("ghost", "rehearse"),
-    "act": ("run", "session", "replay", "undo", "resume", "pause", "cancel"),
+    "act": ("run", "endpoint", "session", "replay", "undo", "resume", "pause", "cancel"),
     "look": ("status", "show", "log", "report", "audit"),
     "people": (
         "submit",

@@ -38,7 +38,7 @@ def runs(
         kind = f"{_undo(record)} of {start.undo_of}" if start.undo_of is not None else start.mode.value
         listed.add_row(
             plain(record.identifier), kind, outcome(record), when(record.started_at), took(record),
-            shortened(plain(start.operator), 16), shortened(plain(start.change), 32), way_back(record),
+            shortened(plain(_person(record)), 16), shortened(plain(start.change), 32), way_back(record),
             *((_validated(validations.get(record.number)),) if more else ()),
         )  # fmt: skip
     yield listed
@@ -56,7 +56,9 @@ def run(
     grid.add_row("change", plain(f"{start.change}: {start.title}"))
     grid.add_row("digest", start.digest)
     grid.add_row("outcome", outcome(record))
-    grid.add_row("by", plain(start.operator))
+    grid.add_row("by", plain(_person(record)))
+    if _person(record) != start.operator:
+        grid.add_row("account", plain(start.operator))
     grid.add_row("started", f"{when(record.started_at)}, took {took(record)}")
     grid.add_row("way back", way_back(record))
     if validation is not None:
@@ -70,6 +72,11 @@ def run(
     yield grid
     yield from section("rows", _tables(record, tables))
     yield from section("before → after", (part for table in tables for part in diff(table, rows)))
+
+
+def _person(record: RunRecord) -> str:
+    """Who ran it, by the one name that the project knows them by; else the account."""
+    return str((record.report.get("authority") or {}).get("person") or record.start.operator)
 
 
 def _undo(record: RunRecord) -> str:

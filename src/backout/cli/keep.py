@@ -51,6 +51,8 @@ def retain(
     if json_:
         show_json({"run": record_as_json(record), "backup": backup.identifier if backup else None})
         return
+    if project.statements.leaves_key_unused(record.start.environment):
+        show_error("note: the statement is unsigned: the account's name is believed, and the key was not used")
     also = f', and its backup "{backup.identifier}"' if backup else ""
     show_text(plain(f'"{record.identifier}" is kept until {when(record.expires_at)}{also}'))
 

@@ -21,6 +21,7 @@ from backout.cli.backups import backup, backups, restore
 from backout.cli.batches import cancel, pause, resume
 from backout.cli.ci import ci
 from backout.cli.completion import VARIABLE, completion
+from backout.cli.endpoint import endpoint
 from backout.cli.export import export
 from backout.cli.failures import report_failure
 from backout.cli.group import Sections
@@ -59,7 +60,7 @@ def cli() -> None:
 for _verb in (
     *(demo, init, new, check, doctor, ghost, rehearse, run, replay, undo, status, show_run, log, report, audit),
     *(submit, export, approve, reject, consent, announce, object_, withdraw, overrule, claim, release, attest),
-    *(session, agree, watch, resume, pause, cancel),
+    *(endpoint, session, agree, watch, resume, pause, cancel),
     *(backup, backups, restore, retain, clean, ci, completion),
 ):
     cli.add_command(_verb)

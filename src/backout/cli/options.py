@@ -134,7 +134,7 @@ REVEAL = click.option(
     help="Show rows that are PHI as they are; at a terminal only, and it is recorded.",
 )  # fmt: skip
 PARAM = click.option(
-    "--param", "param", multiple=True, metavar="NAME=VALUE", callback=_parameters,
+    "-p", "--param", "param", multiple=True, metavar="NAME=VALUE", callback=_parameters,
     help="Value of a parameter of the change; can be repeated.",
 )  # fmt: skip
 SUBSET = click.option(

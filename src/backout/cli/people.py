@@ -208,9 +208,8 @@ def release(about: About) -> None:
 @JSON
 def attest(run: str, on: str | None, saw: str, key: Path | None, config: Path | None, *, json_: bool) -> None:
     """Say what you saw in the application after a run."""
-    project = _project(config, key)
-    identifier, where, subject = project.about_run(run, on)
-    tell(project.statements.attest(identifier, subject, where, saw), f"attested {identifier}", json_=json_)
+    spoken = _project(config, key).attest(run, saw, on)
+    tell(spoken, f"attested {spoken.statement.details['run']}", json_=json_)
 
 
 def _project(config: Path | None, key: Path | None) -> Project:

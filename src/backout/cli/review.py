@@ -6,6 +6,7 @@ Not for: judging. Invariant: a statement that cannot be undone is never shown wi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.padding import Padding
@@ -16,6 +17,9 @@ from backout.cli.screen import plain, shortened
 from backout.engines.values import TableFacts
 from backout.lint.model import Finding, Level, Review, StatementVerdict
 
+if TYPE_CHECKING:
+    from backout.project.reading import Misunderstood
+
 _STYLES = {Level.EXACT: "green", Level.EXACT_IF: "yellow", Level.NOT_UNDOABLE: "red"}
 _MEANS = {
     Level.EXACT: "every row that it writes can be put back as it was",
@@ -25,8 +29,9 @@ _MEANS = {
 
 
 def review_text(
-    review: Review, tables: Sequence[TableFacts] = (), missing: Sequence[str] = (), *, on: str | None = None
-) -> Iterator[RenderableType]:
+    review: Review, tables: Sequence[TableFacts] = (), missing: Sequence[str] = (),
+    misunderstood: Sequence[Misunderstood] = (), *, on: str | None = None,
+) -> Iterator[RenderableType]:  # fmt: skip
     """Yield the verdicts in the order of the file, the tables' facts, and the verdict on the whole."""
     change = review.change
     yield Text(plain(f"{change.identifier}: {change.metadata.title}"), style="bold")
@@ -34,11 +39,19 @@ def review_text(
     yield from section("statements", (part for verdict in review.verdicts for part in _verdict(verdict)))
     yield from section(f"tables on {on}", (part for facts in tables for part in _facts(facts)))
     yield from section("missing", (Text(f'no table "{plain(name)}" on {on}', style="red") for name in missing))
+    yield from section(f"not understood on {on}", map(_misunderstood, misunderstood))
     yield Text()
     if missing and review.passed:
         yield Text(f"not ready: {many(len(missing), 'table')} of the change is not on {on}", style="red")
         return
+    if misunderstood and review.passed:
+        yield Text(f"not ready: {on} does not understand {many(len(misunderstood), 'statement')}", style="red")
+        return
     yield Text(review.level.value, style=_STYLES[review.level]).append(f": {_MEANS[review.level]}", style="none")
+
+
+def _misunderstood(one: Misunderstood) -> Text:
+    return Text(f"line {one.line:<4} ", style="dim").append(plain(one.problem), style="red")
 
 
 def _verdict(verdict: StatementVerdict) -> Iterator[RenderableType]:

@@ -86,7 +86,9 @@ RUN = _object(
     subset=_or_null(_TEXT),
     again=_or_null(_TEXT),
     tracking=_list(_object(step=_TEXT, title=_TEXT, rows=_WHOLE, file=_or_null(_TEXT), sha256=_or_null(_TEXT))),
-    transcript=_or_null(_object(statements=_WHOLE, sha256=_TEXT)),
+    transcript=_or_null(
+        _object(("command",), statements=_WHOLE, sha256=_TEXT, command=_or_null(_list(_TEXT)))  # one that was typed
+    ),
     agreement=_or_null(_object(sha256=_TEXT, people=_list(_TEXT), statements=_list(_TEXT))),
     rescue_bytes=_or_null(_WHOLE),
     log_bytes=_or_null(_WHOLE),
@@ -94,7 +96,15 @@ RUN = _object(
     notes=_list(_TEXT),
     started_at=_or_null(_TIME),
     authority=_or_null(
-        _object(person=_TEXT, signed=_BOOL, profile=_TEXT, ledger_head=_or_null(_TEXT), emergency=_or_null(_TEXT))
+        _object(
+            person=_TEXT,
+            signed=_BOOL,
+            profile=_TEXT,
+            ledger_head=_or_null(_TEXT),
+            ledger_seal=_or_null(_TEXT),
+            emergency=_or_null(_TEXT),
+            policy=_or_null(_TEXT),
+        )
     ),
     database=_ANY_OBJECT,
     error=_ERROR,
@@ -169,7 +179,7 @@ _TABLE_ROWS = _object(table=_TEXT, inserted=_WHOLE, updated=_WHOLE, deleted=_WHO
 
 #: file's stem -> (what prints it, its schema)
 SCHEMAS: dict[str, tuple[str, Schema]] = {
-    "run": ("`ghost`, `run`, `session` and `undo`, also when they fail after the run has begun", RUN),
+    "run": ("`ghost`, `run`, `endpoint`, `session` and `undo`, also when they fail after the run has begun", RUN),
     "rehearse": ("`rehearse`", REHEARSAL),
     "error": ("every verb that fails before a run has begun", _object(error=_ERROR)),
     "show": ("`show` of a run", _RECORD),
@@ -198,6 +208,7 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {
             statements=_list(_VERDICT),
             tables=_list(_FACTS),
             missing_tables=_list(_TEXT),
+            misunderstood=_list(_object(line=_WHOLE, problem=_TEXT)),
             tests=OWN_TESTS,
         ),
     ),
@@ -285,6 +296,7 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {
             ran=_or_null(
                 _object(
                     run=_TEXT,
+                    digest=_TEXT,
                     outcome=_one_of(RunState),
                     way_back_until=_or_null(_TIME),
                     rescue_dropped_at=_or_null(_TIME),

@@ -88,7 +88,8 @@ def _status(found: Status) -> Iterator[RenderableType]:
         yield Text("  note ", style="yellow").append(plain(text), style="none")
     if found.ran is not None:
         until = "" if found.ran.rescue_dropped_at or found.ran.expires_at is None else "until "
-        text = f"{found.ran.identifier}, {found.ran.state.value}, way back {until}{way_back(found.ran)}"
+        edited = " with an earlier text" if found.was_edited else ""
+        text = f"{found.ran.identifier}{edited}, {found.ran.state.value}, way back {until}{way_back(found.ran)}"
         yield Text("ran: ", style="cyan").append(plain(text), style="none")
     if found.run is not None and found.validation is not None:
         yield Text("run: ", style="cyan").append(plain(f"{found.run} is {found.validation.text}"), style="none")

@@ -116,8 +116,8 @@ def new(title: str, config: Path | None, *, dialect: str | None, python: bool, j
 def check(change: str, on: str | None, key: Path | None, config: Path | None, *, test: bool, json_: bool) -> None:
     """Say how surely each statement can be undone; nothing runs.
 
-    With --on also what that database says of the tables. With --test the change is run on a database made for it,
-    asked, and undone. Exit status 3: it could not run, or a test failed.
+    With --on also what that database says of the tables, and which statements it does not understand. With --test the
+    change is run on a database made for it, asked, and undone. Exit status 3: it could not run, or a test failed.
     """
     from backout.cli.conversation import Conversation
     from backout.project import Project
@@ -132,6 +132,7 @@ def check(change: str, on: str | None, key: Path | None, config: Path | None, *,
         tables: dict[str, Any] = {
             "tables": [facts_as_json(one) for one in report.tables],
             "missing_tables": list(report.missing_tables),
+            "misunderstood": [{"line": one.line, "problem": one.problem} for one in report.misunderstood],
         }
         if tests is not None:
             from backout.runs.own_tests_json import own_tests_as_json
@@ -143,12 +144,17 @@ def check(change: str, on: str | None, key: Path | None, config: Path | None, *,
         from backout.project.config import shown_url
 
         where = shown_url(on) if on else None
-        show(review_text(report.review, report.tables, report.missing_tables, on=where))
+        show(review_text(report.review, report.tables, report.missing_tables, report.misunderstood, on=where))
         if tests is not None:
             from backout.cli.own_tests import own_tests_text
 
             show(own_tests_text(tests))
-    if not report.review.passed or report.missing_tables or (tests is not None and not tests.passed):
+    if (
+        not report.review.passed
+        or report.missing_tables
+        or report.misunderstood
+        or (tests is not None and not tests.passed)
+    ):
         raise SystemExit(REFUSED)
 
 

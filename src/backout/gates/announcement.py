@@ -19,7 +19,7 @@ def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:
         return Verdict("announcement", satisfied=True, text="no announcement is asked for")
     by_hand = "" if policy.announce.to else " --told WHOM"  # no channel is named that could be told
     command = f"backout announce {evidence.change} --on {evidence.environment}{by_hand}"
-    receipts = evidence.about(Kind.ANNOUNCE)
+    receipts = tuple(one for one in evidence.about(Kind.ANNOUNCE) if evidence.is_known(one.person))
     told = {name: at for one in receipts if (at := announced_at(one)) for name in _channels(one)}
     times = [at for one in receipts if (at := announced_at(one)) is not None]
     missing = [name for name in policy.announce.to if name not in told]
@@ -62,7 +62,7 @@ def open_objections(evidence: Evidence, policy: Policy) -> tuple[Said, ...]:
     closed = {
         one.detail("statement") for one in evidence.about(Kind.OVERRULE)
         if (person := evidence.people.find(one.person)) is not None
-        and person.is_called(policy.overrule) and one.person not in evidence.authors
+        and person.is_called(policy.overrule) and not evidence.is_by_author(one)
     }  # fmt: skip
     withdrawn = {(one.person, one.detail("statement")) for one in evidence.about(Kind.WITHDRAW)}
     return tuple(

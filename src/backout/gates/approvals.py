@@ -50,7 +50,12 @@ def judge_undo(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  #
         return Verdict("undo", satisfied=True, text="the change's own approvals cover this undo")
     for one in evidence.about(Kind.APPROVE):
         matches = one.detail("approval") == UNDO and one.detail("run") == evidence.undo_of
-        if matches and one.person != evidence.operator_name and (one.key is None or one.key != evidence.operator_key):
+        if (
+            matches
+            and evidence.is_known(one.person)
+            and one.person != evidence.operator_name
+            and (one.key is None or one.key != evidence.operator_key)
+        ):
             return Verdict("undo", satisfied=True, text=f"{one.person} approved it")
     return Verdict(
         "undo", satisfied=False, text=f"this undo of {evidence.undo_of} wants one more approval",
@@ -83,7 +88,7 @@ def may_approve(kind: str, policy: Policy) -> str:
 
 def objection_to(said: Said, kind: str, evidence: Evidence, policy: Policy) -> str | None:
     """Why this approval does not count for `kind`; None: it does."""
-    if said.person in evidence.authors:
+    if evidence.is_by_author(said):
         return f"{said.person} wrote or edited it"
     person = evidence.people.find(said.person)
     if evidence.people.known and person is None:

@@ -6,12 +6,20 @@ person's: who has two keys, or signs under two names, is no second pair of eyes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
-from backout.gates.evidence import Said
+
+class Signed(Protocol):
+    """A statement, or what is made of one: who said it, and with which key; None: with none."""
+
+    @property
+    def person(self) -> str: ...
+    @property
+    def key(self) -> str | None: ...
 
 
-def one_for_all(said: Said, among: Sequence[Said]) -> str:
+def one_for_all(said: Signed, among: Sequence[Signed]) -> str:
     """One name for all who share a person or a key with this statement."""
     names, keys = {said.person}, {said.key} - {None}
     while True:
@@ -22,6 +30,14 @@ def one_for_all(said: Said, among: Sequence[Said]) -> str:
         names, keys = found
 
 
-def distinct_people(among: Sequence[Said]) -> tuple[str, ...]:
+def distinct_people(among: Sequence[Signed]) -> tuple[str, ...]:
     """One name for each person who said one of these, in the order of names."""
     return tuple(sorted({one_for_all(one, among) for one in among}))
+
+
+def is_one_of(said: Signed, people: Collection[str], among: Sequence[Signed]) -> bool:
+    """Whether one of these people said it, under whatever name: `among` is everything that is known of their keys."""
+    if said.person in people:
+        return True
+    mine = one_for_all(said, among)
+    return any(one.person in people and one_for_all(one, among) == mine for one in among)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from backout.gates.distinct import distinct_people
+from backout.gates.distinct import distinct_people, is_one_of
 from backout.gates.evidence import Evidence, PastRun, Verdict
 from backout.gates.policy import REVIEWERS_OF_AN_EMERGENCY, Policy
 
@@ -30,7 +30,10 @@ def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa
             hint='its policy must name who may: emergency = ["…"]',
         )  # fmt: skip
     if len(set(evidence.emergency.split())) < 3:  # a reason that is read at the review has a few words
-        return Verdict("emergency", satisfied=False, text="the emergency has no reason", hint='say it: --why "…"')
+        return Verdict(
+            "emergency", satisfied=False, text=f'the reason of the emergency says too little: "{evidence.emergency.strip()}"',
+            hint='say in at least three words why nobody can be waited for, since people will review it: --why "…"',
+        )  # fmt: skip
     return Verdict("emergency", satisfied=True, text=f"emergency: {evidence.emergency}")
 
 
@@ -53,5 +56,7 @@ def judge_reviews(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:
 def reviewers_of(run: PastRun, evidence: Evidence) -> list[str]:
     """Who reviewed this emergency: people, with keys, of their own."""
     return list(distinct_people([
-        one for one in evidence.reviews if one.detail("run") == run.identifier and one.person != run.person
+        one for one in evidence.reviews
+        if one.detail("run") == run.identifier and evidence.is_known(one.person)
+        and not is_one_of(one, {run.person}, evidence.everything)
     ]))  # fmt: skip

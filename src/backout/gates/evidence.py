@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from backout.gates.certificate import Certificate, Shape
+from backout.gates.distinct import Signed, is_one_of
 from backout.gates.people import People, Person
 from backout.ledger.statement import Kind, Statement
 
@@ -108,6 +109,19 @@ class Evidence:
     subset_runs: tuple[str, ...] = ()  # runs of a subset of this digest here that stand, by the journal; newest first
     undo_of: str | None = None  # the run that is to be undone, in a way that wants one more approval
     emergency: str | None = None  # why this run does not wait for people; None: it is an ordinary one
+
+    @property
+    def everything(self) -> tuple[Said, ...]:
+        """All that anybody said: what is known of who has which key."""
+        return (*self.said, *self.claims, *self.reviews)
+
+    def is_by_author(self, said: Signed) -> bool:
+        """Whether an author said it, under whatever name."""
+        return is_one_of(said, self.authors, self.everything)
+
+    def is_known(self, person: str) -> bool:
+        """Whether they are in [people]; where nobody is, everybody is."""
+        return not self.people.known or self.people.find(person) is not None
 
     def about(self, kind: Kind) -> tuple[Said, ...]:
         """Statements of a kind about this digest on this environment, oldest first."""

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from backout.gates.attestation import Ran, Validation, validation_of
 from backout.gates.certificate import GHOST_UNDO, REHEARSED, SESSION, Certificate, shape_differences
+from backout.gates.distinct import distinct_people
 from backout.gates.evidence import Evidence, Verdict
 from backout.gates.policy import Policy
 
@@ -46,12 +47,12 @@ def _good(evidence: Evidence, environment: str, way: str) -> list[Certificate]:
     return [
         one for one in evidence.certificates
         if one.environment == environment and one.digest == evidence.digest and one.way == way
-        and not one.certified_nothing
+        and not one.certified_nothing and evidence.is_known(one.person)
     ]  # fmt: skip
 
 
 def _problem(evidence: Evidence, policy: Policy, environment: str, good: Sequence[Certificate]) -> str | None:
-    people = sorted({one.person for one in good})
+    people = distinct_people(good)
     if not good:
         empty = any(
             one.environment == environment and one.digest == evidence.digest and one.certified_nothing
@@ -61,7 +62,7 @@ def _problem(evidence: Evidence, policy: Policy, environment: str, good: Sequenc
         return f"it was not rehearsed on {environment}{note}"
     if len(people) < policy.rehearsals:
         return f"rehearsed on {environment} by {', '.join(people)} only, and the policy asks for {policy.rehearsals} people"
-    if policy.rehearsals > 1 and not set(people) - evidence.authors:
+    if policy.rehearsals > 1 and all(evidence.is_by_author(one) for one in good):
         return f"rehearsed on {environment} by its authors only"
     return None
 

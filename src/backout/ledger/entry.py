@@ -10,11 +10,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 GENESIS = "0" * 64  # what the first entry has for the hash before it
 
 STATEMENT, RUN = "statement", "run"  # the kinds of entry
+
+#: An entry as it is read: position, previous, hash and body, texts in UTF-8. No more is made of most of them.
+Row: TypeAlias = tuple[int, bytes, bytes, bytes]
 
 
 class Entry(NamedTuple):
@@ -31,10 +34,7 @@ class Entry(NamedTuple):
     @property
     def content(self) -> dict[str, Any]:
         """The body as a value; ValueError where it is no JSON object."""
-        value = json.loads(self.body)
-        if not isinstance(value, dict):
-            raise ValueError("not an object")  # noqa: TRY004  like text that is no JSON at all
-        return value
+        return content_of(self.body)
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,39 @@ def canonical(content: Mapping[str, Any]) -> str:
     return _ENCODER.encode(dict(content))
 
 
+def content_of(body: str) -> dict[str, Any]:
+    """A body as a value; ValueError where it is no JSON object."""
+    value = json.loads(body)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")  # noqa: TRY004  like text that is no JSON at all
+    return value
+
+
+def entry_of(row: Row) -> Entry:
+    """The entry of a row."""
+    position, previous, hashed, body = row
+    return Entry(position, text_of(previous), text_of(hashed), text_of(body))
+
+
+def text_of(data: bytes) -> str:
+    """As text, the same wherever it is read; bytes that are no UTF-8, which nobody of us writes, become others."""
+    return data.decode("utf-8", "replace")
+
+
 def link(head: Head, body: str) -> Entry:
     """The entry that follows `head`."""
     position = head.position + 1
     return Entry(position, head.hash, entry_hash(position, head.hash, body), body)
 
 
-def first_break(entries: Iterable[Entry]) -> Break | None:
-    """Recompute the chain, in the order of positions; None: it holds. Each line of it is one entry read once."""
-    return next(breaks(entries), None)
+def first_break(entries: Iterable[Entry], after: Head | None = None) -> Break | None:
+    """Recompute the chain, in the order of positions; None: it holds. `after` is the entry before the first of these."""
+    return next(breaks(entries, after), None)
 
 
-def breaks(entries: Iterable[Entry]) -> Iterator[Break]:
+def breaks(entries: Iterable[Entry], after: Head | None = None) -> Iterator[Break]:
     """Every place where a link does not follow from the one before it."""
-    position, previous = 0, GENESIS
+    position, previous = (after.position, after.hash) if after is not None else (0, GENESIS)
     sha256 = hashlib.sha256
     for found, before, hashed, body in entries:  # taken apart: names cost a quarter of the time
         position += 1

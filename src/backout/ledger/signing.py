@@ -2,7 +2,8 @@
 
 Not for: deciding whether a person may say something (`gates`). Invariant: no private key is read by us: ssh-keygen does,
 or the agent; nothing but the statement's canonical bytes is signed, under a namespace of our own, so that a signature
-that somebody made for git or for a file is never one for us.
+that somebody made for git or for a file is never one for us. What is plain and good is verified in this process
+(`sshsig`, `plain_signers`); everything else, and every "no", is ssh-keygen's.
 
 Source: ssh-keygen(1), "-Y sign", "-Y verify", "-Y check-novalidate", "ALLOWED SIGNERS"; PROTOCOL.sshsig of OpenSSH.
 """
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from backout.errors import UsageError
+from backout.ledger.plain_signers import PlainLine, plain_lines
+from backout.ledger.sshsig import is_good, parse
 from backout.ledger.statement import Signed
 
 NAMESPACE = "statement@backout"
@@ -53,45 +56,81 @@ class Signer:
 
 def sign(text: str, signer: Signer) -> str:
     """Return the armoured signature of the text. UsageError where ssh-keygen cannot make one."""
-    command = ["ssh-keygen", "-q", "-Y", "sign", "-f", str(signer.key), "-n", NAMESPACE]
-    done = _run(command, text.encode())
+    done = _run(_signing(signer), text.encode())
     if done.returncode != 0:
-        reason = _last_line(done.stderr)
-        raise UsageError(
-            f'unable to sign with "{signer.key}": {reason}',
-            hint="name another key with --key or $BACKOUT_KEY, or load it into the agent: ssh-add",
-        )
+        raise _not_signed(signer, done.stderr)
     return done.stdout.decode("ascii", "replace")
 
 
-def principals(text: str, signature: str, allowed_signers: Path) -> Sequence[str]:
-    """The principals of `allowed_signers` whose key made this signature; empty where nobody's did."""
-    with _signature_file(signature) as file:
-        done = _run(["ssh-keygen", "-Y", "find-principals", "-s", file, "-f", str(allowed_signers)], text.encode())
-    lines = done.stdout.decode("utf-8", "replace").split("\n") if done.returncode == 0 else []
-    return [name for line in lines for name in line.strip().split(",") if name]
+def sign_all(texts: Sequence[str], signer: Signer) -> list[str]:
+    """The same of several texts, by one process; all of them, or UsageError."""
+    with tempfile.TemporaryDirectory(prefix="backout-") as name:
+        files = [Path(name) / str(number) for number in range(len(texts))]
+        for file, text in zip(files, texts, strict=True):
+            file.write_bytes(text.encode())
+        done = _run([*_signing(signer), *map(str, files)], b"")
+        if done.returncode != 0:
+            raise _not_signed(signer, done.stderr)
+        return [file.with_name(f"{file.name}.sig").read_text("ascii", "replace") for file in files]
+
+
+def _signing(signer: Signer) -> list[str]:
+    return ["ssh-keygen", "-q", "-Y", "sign", "-f", str(signer.key), "-n", NAMESPACE]
+
+
+def _not_signed(signer: Signer, output: bytes) -> UsageError:
+    return UsageError(
+        f'unable to sign with "{signer.key}": {_last_line(output)}',
+        hint="name another key with --key or $BACKOUT_KEY, or load it into the agent: ssh-add",
+    )
 
 
 def verify(signed: Signed, allowed_signers: Path) -> Verification:
     """Check one signature: these bytes, this person, a key that was theirs at the statement's time."""
-    return _ended(_begun(signed, allowed_signers))
+    return verify_all([signed], allowed_signers)[0]
 
 
 def verify_all(
     signed: Sequence[Signed], allowed_signers: Path, meanwhile: Callable[[], object] | None = None
 ) -> list[Verification]:
-    """Check many, several at a time; in their order. `meanwhile` is what this process does while ssh-keygen works.
+    """Check many; in their order. Those that ssh-keygen is asked for several at a time.
 
-    The first ones without threads: these would keep what is done meanwhile waiting for the interpreter's lock.
+    `meanwhile` is what this process does while ssh-keygen works. The first ones without threads: these would keep what is
+    done meanwhile waiting for the interpreter's lock.
     """
-    running = [_begun(one, allowed_signers) for one in signed[:_PROCESSES]]
+    lines = plain_lines(allowed_signers) if any(one.signature is not None for one in signed) else ()
+    found = {place: good for place, one in enumerate(signed) if (good := plainly_good(one, lines)) is not None}
+    rest = [(place, one) for place, one in enumerate(signed) if place not in found]
+    running = [(place, _begun(one, allowed_signers)) for place, one in rest[:_PROCESSES]]
     if meanwhile is not None:
         meanwhile()
-    found = [_ended(one) for one in running]
-    if len(signed) > _PROCESSES:
+    found |= {place: _ended(one) for place, one in running}
+    if len(rest) > _PROCESSES:
         with ThreadPoolExecutor(_PROCESSES) as threads:
-            found += threads.map(lambda one: verify(one, allowed_signers), signed[_PROCESSES:])
-    return found
+            later = threads.map(lambda pair: (pair[0], ask_ssh_keygen(pair[1], allowed_signers)), rest[_PROCESSES:])
+            found |= dict(later)
+    return [found[place] for place in range(len(signed))]
+
+
+def ask_ssh_keygen(signed: Signed, allowed_signers: Path) -> Verification:
+    """Its word on one signature, whatever this process would say."""
+    return _ended(_begun(signed, allowed_signers))
+
+
+def plainly_good(signed: Signed, lines: Sequence[PlainLine]) -> Verification | None:
+    """The verification of a good signature by an ordinary key; None: ssh-keygen is to be asked."""
+    if signed.signature is None or not lines:
+        return None
+    one, at = (
+        parse(signed.signature),
+        signed.statement.at.astimezone(UTC).replace(microsecond=0),
+    )  # as ssh-keygen has it
+    if one is None or one.namespace != NAMESPACE.encode():
+        return None
+    person = signed.statement.person
+    if not any(line.allows(person, one.public_key, NAMESPACE, at) for line in lines):
+        return None
+    return Verification(key_fingerprint(one.public_key)) if is_good(one, signed.statement.text.encode()) else None
 
 
 def _verification(signed: Signed, allowed_signers: Path) -> _Verifying:

@@ -38,6 +38,7 @@ class Kind(Enum):
     REFUSE = "refuse"  # the same, no: details: run, content, why
     REVIEW = "review"  # of an emergency: details: run
     REVEAL = "reveal"  # of rows that are PHI, to whoever says so: details: run
+    RESTORE = "restore"  # a backup takes the place of a database: details: backup
     RESTAMP = "restamp"  # a database is told which environment it is: details: from, identity
     RETAIN = "retain"  # details: run, until, why
     RUN = "run"  # details: see `project.run_entries`; says the operator
@@ -101,10 +102,12 @@ def read_statement(text: str) -> Statement:
             _text(value, "person"), datetime.fromisoformat(_text(value, "at")), dict(value["details"]),
             None if value["project"] is None else _text(value, "project"),
         )  # fmt: skip
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        is_canonical = statement.at.tzinfo is not None and statement.text == text
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"not a statement: {type(error).__name__}") from None
-    if statement.at.tzinfo is None or statement.text != text:
+    if not is_canonical:
         raise ValueError("not the canonical text of a statement")
+    text.encode()  # ValueError for half a character, which JSON can hold and nobody can have signed
     return statement
 
 

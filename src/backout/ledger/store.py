@@ -17,11 +17,10 @@ from threading import RLock
 from weakref import finalize
 
 from backout.errors import BackoutError, Refused, UsageError
-from backout.ledger.entry import Entry, Head, link
+from backout.ledger.entry import Entry, Head, Row, entry_of, link
 from backout.ledger.rows import NotAnswered, PostgresRows, Rows, SqliteRows
 from backout.ledger.version import VERSION
 
-_SELECT = "SELECT position, previous, hash, body FROM backout_ledger_entry ORDER BY position"
 _HEAD = "SELECT position, hash FROM backout_ledger_entry ORDER BY position DESC LIMIT 1"
 _VERSION = "SELECT version, readable_by FROM backout_ledger_version ORDER BY version DESC LIMIT 1"
 
@@ -65,10 +64,14 @@ class Ledger:
         with self._answering():
             return self._head() if self._is_readable() else Head()
 
-    def entries(self) -> Sequence[Entry]:
+    def rows(self) -> Sequence[Row]:
         """All entries by position, as one state of the ledger. Bodies and hashes are as stored: nothing is checked."""
         with self._answering():
-            return list(map(Entry._make, self._rows.select(_SELECT))) if self._is_readable() else ()
+            return self._rows.all() if self._is_readable() else ()
+
+    def entries(self) -> Sequence[Entry]:
+        """The same, as values."""
+        return list(map(entry_of, self.rows()))
 
     # -- transactions --------------------------------------------------------------------------------------------------
 

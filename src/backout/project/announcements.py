@@ -152,7 +152,7 @@ def of_cleanup(environment: str, runs: Sequence[str], backups: Sequence[str], op
         *(f"  the rescue tables of run {one}" for one in runs),
         *(f"  backup {one}" for one in backups),
         "",
-        f"By: {operator}",
+        f"By the account: {operator}",
         'To keep one from the next time on: backout retain RUN --until DATE --why "…"',
     ]
     facts = {"environment": environment, "operator": operator, "runs": list(runs), "backups": list(backups)}

@@ -6,22 +6,25 @@ not as it was written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
 from backout.engines.protocol import Database
-from backout.engines.values import JournalState, Mode, RunState
+from backout.engines.values import JournalState, Mode, RunRecord, RunState
+from backout.gates.evidence import Said
 from backout.ledger.entry import Entry, Head, breaks
+from backout.ledger.reading import Reading, signed_in
 from backout.ledger.statement import Kind
-from backout.project.book import Book, Reading, signed_in
+from backout.project.book import Book
+from backout.project.certificates import certificates_in, is_kept
 from backout.project.permission import cut_off
 from backout.project.run_entries import key_of
 
 #: What a run in batches may be said to be that was resumed, or cancelled, later.
 _RESUMABLE = {RunState.INTERRUPTED.value, RunState.PARTIAL.value}
 _ALL = 1_000_000  # runs of a journal
-_RUN = '\\"kind\\":\\"run\\"'
+_RUN, _CERTIFICATE = '\\"kind\\":\\"run\\"', '\\"kind\\":\\"certificate\\"'
 _UNSIGNED = '"signature":null'  # in the body of an entry; a text that people wrote has its quotes escaped there
 
 
@@ -54,19 +57,20 @@ class Audit:
 def audit(book: Book, database: Database | None = None, *, signatures: bool = True) -> Audit:
     """Recompute everything; with a database also whether all that its journal has seen is still there."""
     began = monotonic()
-    reading = Reading(book.ledger.entries())
-    problems = [Problem(one.position, one.problem) for one in breaks(reading.entries)]
-    signed = [entry for entry in reading.entries if _UNSIGNED not in entry.body]
+    reading = Reading(book.ledger.rows())
+    entries = reading.entries
+    problems = [Problem(one.position, one.problem) for one in breaks(entries)]
+    signed = [entry for entry in entries if _UNSIGNED not in entry.body]
     notes: list[str] = []
     if signatures:
-        found, notes = _of_signatures(book, reading.entries)
+        found, notes = _of_signatures(book, entries)
         problems += found
     if database is not None:
         found, more = _of_journal(reading, database)
         problems, notes = problems + found, notes + more
     problems.sort(key=lambda one: (one.position == 0, one.position))
     return Audit(
-        len(reading.entries), reading.head, len(signed), len(reading.entries) - len(signed), monotonic() - began,
+        len(entries), reading.head, len(signed), len(entries) - len(signed), monotonic() - began,
         tuple(problems), tuple(notes),
     )  # fmt: skip
 
@@ -95,12 +99,13 @@ def _of_journal(reading: Reading, database: Database) -> tuple[list[Problem], li
     records = [one for one in database.journal.runs(_ALL) if one.state is not RunState.RUNNING]
     cut = cut_off(reading, records)
     problems = [Problem(0, cut)] if cut else []
+    notes = list(_policies(records))
+    problems += _certificates(reading, database.journal.stamp()[0], {one.identifier: one for one in records})
     known = reading.run_keys()
     missing = [
         one for one in records
         if one.start.mode is not Mode.GHOST and key_of(identity, one.number) not in known
     ]  # fmt: skip
-    notes = []
     if missing:
         notes.append(f"{len(missing)} runs of the journal are not in the ledger yet; the next run there copies them")
     there = {key_of(identity, one.number): one for one in records}
@@ -123,3 +128,34 @@ def _of_journal(reading: Reading, database: Database) -> tuple[list[Problem], li
                 f"it says that run {one.statement.details['run']} was {outcome}, and the journal {there[key].state.value}",
             ))  # fmt: skip
     return problems, notes
+
+
+def _policies(records: Sequence[RunRecord]) -> Iterator[str]:
+    """Where what decides who may approve and run was another one than for the run before; `records` newest first."""
+    before: RunRecord | None = None
+    for one in sorted((one for one in records if one.start.mode is not Mode.GHOST), key=lambda one: one.number):
+        if before is not None and _policy(one) != _policy(before):
+            if _policy(one) is None:
+                yield f"{one.identifier} ran where there was no ledger to ask, and {before.identifier} was asked"
+            elif _policy(before) is not None:
+                yield f"{one.identifier} ran under another policy than {before.identifier}: backout.toml or its files differ"
+        before = one
+
+
+def _policy(record: RunRecord) -> str | None:
+    found = (record.report.get("authority") or {}).get("policy")
+    return found if isinstance(found, str) else None
+
+
+def _certificates(reading: Reading, environment: str, records: Mapping[str, RunRecord]) -> Iterator[Problem]:
+    """Certificates of this environment that say something else than its journal, where that has one of the same run."""
+    for entry in reading.entries:
+        one = signed_in(entry) if _CERTIFICATE in entry.body else None
+        if one is None or one.statement.kind is not Kind.CERTIFICATE or one.statement.environment != environment:
+            continue
+        (found,) = certificates_in([Said(one.statement, one.statement.person)]) or (None,)
+        record = records.get(found.run) if found is not None else None
+        if found is not None and record is not None and "certificate" in record.report and not is_kept(record, found):
+            yield Problem(
+                entry.position, f"it says of {found.run} what the journal does not: its certificate is another one"
+            )

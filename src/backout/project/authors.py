@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from backout.change.model import COMMENTS, Change
+from backout.change.model import Change
+from backout.change.read import names_of_files
 from backout.gates.people import People, address
 
 _PATIENCE_S = 10  # for git; a history of 100,000 commits takes a second
@@ -37,11 +38,7 @@ def is_link(path: Path, folder: Path) -> bool:
 def _committers(change: Change) -> Iterator[str]:
     if change.is_private:
         return  # git knows nothing of it; who submitted it is its author
-    files = [change.path]
-    undo_file = change.path.with_name(Path(change.metadata.backout).name)
-    if undo_file.suffix in COMMENTS and undo_file.is_file():
-        files.append(undo_file)
-    for file in files:
+    for file in (change.path.parent / name for name in names_of_files(change)):
         command = ["git", "log", "--follow", "--format=%ae", "--", file.name]
         try:
             done = subprocess.run(

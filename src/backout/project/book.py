@@ -1,16 +1,14 @@
 """The ledger and the statement files of a project, read together: what counts, what does not and why.
 
-Not for: judging (`gates`). Invariant: one reading is one state of the ledger, whose chain was recomputed in full; a
-statement counts once, wherever it is kept and however often.
+Not for: judging (`gates`). Invariant: one reading is one state of the ledger, read whole, whose chain is recomputed behind
+what the journal of the database sealed; a statement counts once, wherever it is kept and however often.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,59 +16,20 @@ from backout.errors import BackoutError, Refused
 from backout.gates.claims import deciding
 from backout.gates.evidence import Ignored, PastRun, Said
 from backout.gates.policy import SSH, Policy
-from backout.ledger.entry import GENESIS, Entry, Head, first_break
+from backout.ledger.entry import Entry
 from backout.ledger.files import StatementFile, folder_of, read_statements, write_statement
+from backout.ledger.reading import ATTESTED, EMERGENCY, REVIEW, Reading
 from backout.ledger.signing import Verification, verify_all
-from backout.ledger.statement import Kind, Signed, Statement, read_signed
+from backout.ledger.statement import Kind, Signed, Statement
 from backout.project.config import LEDGER_FILE, Config
 from backout.project.subject import Subject
 
 if TYPE_CHECKING:
     from backout.ledger.store import Ledger
 
-_RUN_KEY = re.compile(r'\\"key\\":\\"([^"\\]+)\\"')  # inside the text of a statement, which is a string of the body
-_RUN, _EMERGENCY, _REVIEW = '\\"kind\\":\\"run\\"', '\\"emergency\\":\\"', '\\"kind\\":\\"review\\"'
-_UNJUDGED = (Kind.REVEAL, Kind.RETAIN, Kind.RESTAMP, Kind.AGREE, Kind.REFUSE)
-_TO_A_SESSION, _CONTENT = (Kind.AGREE, Kind.REFUSE), '\\"content\\":\\"'
-_ATTESTED = '\\"kind\\":\\"attest\\"'
+_UNJUDGED = (Kind.REVEAL, Kind.RETAIN, Kind.RESTAMP, Kind.RESTORE, Kind.AGREE, Kind.REFUSE)
+_TO_A_SESSION = (Kind.AGREE, Kind.REFUSE)
 _SKEW = timedelta(minutes=5)  # between two clocks that are kept right; what is later than that is from the future
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The ledger at one moment."""
-
-    entries: Sequence[Entry] = ()
-
-    @cached_property
-    def problem(self) -> str | None:
-        """The first place where the chain does not hold. It is recomputed in full, where it is first asked for."""
-        found = first_break(self.entries)
-        return f"entry {found.position}: {found.problem}" if found else None
-
-    @property
-    def head(self) -> Head:
-        """The last entry."""
-        return Head(self.entries[-1].position, self.entries[-1].hash) if self.entries else Head()
-
-    def hashes(self) -> frozenset[str]:
-        """Of every entry, and of the empty ledger: what a head can have been."""
-        return frozenset((GENESIS, *(one.hash for one in self.entries)))
-
-    def lacks(self, keys: Iterable[str]) -> frozenset[str]:
-        """Those of these runs that it does not have; the newest are looked for from the end."""
-        missing = set(keys)
-        for _, _, _, body in reversed(self.entries):
-            if not missing:
-                break
-            if _RUN in body and (match := _RUN_KEY.search(body)):
-                missing.discard(match[1])
-        return frozenset(missing)
-
-    def run_keys(self) -> frozenset[str]:
-        """The runs that it has: "identity#number", see `run_entries`."""
-        runs = (one.body for one in self.entries if _RUN in one.body)  # many times faster than the pattern alone
-        return frozenset(match[1] for body in runs if (match := _RUN_KEY.search(body)))
 
 
 @dataclass(frozen=True)
@@ -115,7 +74,7 @@ class Book:
     def read(self) -> Reading:
         """Read everything. Refused where the ledger cannot be read."""
         try:
-            return Reading(self.ledger.entries())
+            return Reading(self.ledger.rows())
         except BackoutError as error:
             raise Refused("ledger", error.message, hint=error.hint) from None
 
@@ -144,11 +103,9 @@ class Book:
         Only of what a gate judges by, that is; of all that was said of the change, with `everything`. The claims of the
         `operator` stand in nobody's way but others': where nobody else has claimed, they are left out.
         """
-        change = f'\\"change\\":{_inner(subject.identifier)}'
+        change = f'\\"change\\":{_inner(subject.identifier)},\\"details\\":{{'
         digest = subject.digest or change
-        signed = _marked(
-            reading.entries, lambda body: digest in body or change in body or _EMERGENCY in body or _REVIEW in body
-        )
+        signed = reading.marked(digest, change, EMERGENCY, REVIEW)
         beside = self.files(subject.path)
         signed += [one.signed for one in beside if one.signed is not None]
         runs = tuple(
@@ -189,7 +146,7 @@ class Book:
         self, reading: Reading, changes: Sequence[Path | None], environment: str, policy: Policy, now: datetime
     ) -> tuple[Said, ...]:
         """What people said that they saw of runs there, as far as it counts; `changes` are files of what was run."""
-        signed = _marked(reading.entries, lambda body: _ATTESTED in body)
+        signed = reading.marked(ATTESTED)
         signed += [one.signed for change in changes for one in self.files(change) if one.signed is not None]
         wanted = _once(
             one for one in signed
@@ -201,9 +158,8 @@ class Book:
         self, reading: Reading, run: str, environment: str, policy: Policy, now: datetime
     ) -> tuple[Said, ...]:
         """What people said to what a session did, yes or no, as far as it counts; oldest first."""
-        mark = _inner(run)
         wanted = _once(
-            one for one in _marked(reading.entries, lambda body: _CONTENT in body and mark in body)
+            one for one in reading.marked(_inner(run))
             if one.statement.kind in _TO_A_SESSION and one.statement.environment == environment
             and one.statement.details.get("run") == run
         )  # fmt: skip
@@ -221,8 +177,9 @@ class Book:
             problem = check.problem if one.signature is not None or policy.identity == SSH else None
             if problem is None and statement.at > now + _SKEW:
                 problem = f"it is from the future: {statement.at.isoformat(sep=' ', timespec='minutes')}"
-            if problem is None and statement.project not in (None, self.config.name):
-                problem = f'it is of another project, "{statement.project}"'
+            if problem is None and statement.project != self.config.name:
+                other = f'another project, "{statement.project}"' if statement.project else "a project without a name"
+                problem = f"it is of {other}"
             if problem is not None:
                 ignored.append(Ignored(statement.kind.value, person, problem))
                 if check.forged:
@@ -244,20 +201,6 @@ def past_run(details: Any, digest: str, person: str) -> PastRun:
         details.get("error"), datetime.fromisoformat(finished) if isinstance(finished, str) else None,
         details.get("emergency"),
     )  # fmt: skip
-
-
-def signed_in(entry: Entry) -> Signed | None:
-    """The statement in an entry; None where it is none."""
-    try:
-        return read_signed(entry.content)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _marked(entries: Sequence[Entry], is_marked: Callable[[str], bool]) -> list[Signed]:
-    """The statements of entries that have a mark in their text: reading all would take too long."""
-    found = (signed_in(one) for one in entries if is_marked(one.body))
-    return [one for one in found if one is not None]
 
 
 def _is_judged(one: Statement) -> bool:

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from backout.engines.protocol import Database
-from backout.engines.values import TableName
-from backout.gates.certificate import Certificate, Shape
+from backout.engines.values import JournalState, RunRecord, TableName
+from backout.gates.certificate import GHOST_UNDO, Certificate, Shape
 from backout.gates.evidence import Said
 from backout.ledger.statement import Kind, Statement
 from backout.runs.rehearsal_json import certificate_as_json
@@ -39,6 +39,36 @@ def certificate_of_run(database: Database, report: RunReport, person: str, way: 
         report.change, report.digest, report.environment, person, report.identifier, database.clock(), facts.product,
         facts.version, rows, shapes, way,
     )  # fmt: skip
+
+
+def keep(database: Database, one: Certificate) -> None:
+    """Keep it in the journal of the database where it was proven, with its run."""
+    database.journal.certify(_number(one.run), certificate_as_json(one))
+
+
+def is_kept(record: RunRecord | None, one: Certificate) -> bool:
+    """Whether the journal has this certificate with its run. Who vouches for it, the ledger has, and not the journal."""
+    kept = record.report.get("certificate") if record is not None else None
+    return isinstance(kept, Mapping) and {**kept, "person": one.person} == certificate_as_json(one)
+
+
+def proven_here(database: Database, environment: str, certificates: Iterable[Certificate]) -> tuple[Certificate, ...]:
+    """These without those of a ghost run here that this database's own journal does not have."""
+    return tuple(
+        one for one in certificates
+        if one.way != GHOST_UNDO or one.environment != environment or is_kept(_record(database, one), one)
+    )  # fmt: skip
+
+
+def _record(database: Database, one: Certificate) -> RunRecord | None:
+    is_there = database.journal.state() is JournalState.PRESENT
+    return database.journal.run(_number(one.run)) if is_there and _number(one.run) else None
+
+
+def _number(run: str) -> int:
+    """Of a run's identifier; 0 where it is none."""
+    digits = run.rpartition("-")[2]
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 16 else 0
 
 
 def certificates_in(said: Iterable[Said]) -> tuple[Certificate, ...]:
@@ -76,7 +106,7 @@ def _read(said: Said) -> Certificate | None:
                 one["table"]: Shape(dict(one["columns"]), tuple(one["key"] or ()), tuple(one["triggers"] or ()))
                 for one in tables if one["columns"] is not None
             },
-            str(details["way"]), details["idempotent"],
+            str(details["way"]), details["idempotent"], said.key,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

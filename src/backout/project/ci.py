@@ -108,7 +108,7 @@ def check_branch(project: Checks, base: str | None, progress: Callable[[str], No
     """Check what differs from `base`; see `branch_of` for the default and what is raised."""
     branch = branch_of(project.config.folder, base)
     changes: list[CiChange] = []
-    findings: list[CiFinding] = list(_removed(project, branch))
+    findings: list[CiFinding] = [*_policy(project, branch), *_removed(project, branch)]
     for read in _changes(project):
         is_own = any(branch.name(one) in branch.changed for one in read.digested)
         if not is_own and not any(branch.name(one) in branch.changed for one in read.surroundings):
@@ -146,6 +146,18 @@ def _attachments(change: Change) -> tuple[Path, ...]:
     if change.metadata.tests and change.metadata.tests.file:
         names.append(change.metadata.tests.file)
     return tuple(change.path.parent / name for name in names)
+
+
+def _policy(project: Checks, branch: Branch) -> Iterator[CiFinding]:
+    """What decides who may approve and run is reviewed as such, and not on the way of a change."""
+    for path in project.config.policy_files:
+        name = branch.name(path)
+        if name in branch.changed | branch.removed:
+            what = "was removed" if name in branch.removed else "is another one" if branch.before(name) else "is new"
+            yield CiFinding(
+                WARNING, "policy", f"what decides who may approve and run {what}: {name}", name,
+                hint="let whoever answers for the policy review it, best in a branch without changes",
+            )  # fmt: skip
 
 
 def _removed(project: Checks, branch: Branch) -> Iterator[CiFinding]:

@@ -6,6 +6,7 @@ is about to be used, so that a secret that one environment lacks stops no other;
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -134,6 +135,7 @@ class Config:
     channels: Mapping[str, Channel] = field(default_factory=dict)  # where announcements go, by name
     environments: Mapping[str, Environment] = field(default_factory=dict)
     people: People = field(default_factory=People)
+    people_file: Path | None = None  # where people are beside those in backout.toml
     allowed_signers: Path | None = None  # git's file of principals and their public keys; None: beside backout.toml
     ledger: str | None = None  # URL, may hold ${VARIABLE}; None: an SQLite file beside backout.toml
     statements: str = "ledger"  # where people's statements are written: "ledger" | "files"
@@ -143,6 +145,17 @@ class Config:
     def signers_file(self) -> Path:
         """Where the public keys of people are."""
         return self.allowed_signers or self.folder / "allowed_signers"
+
+    @property
+    def policy_files(self) -> tuple[Path, ...]:
+        """The files that decide who may approve and run."""
+        return tuple(one for one in (self.path, self.people_file, self.signers_file) if one is not None)
+
+    @property
+    def policy_digest(self) -> str:
+        """sha256 over these files as they are on this machine; what is not there is empty."""
+        contents = (one.read_bytes() if one.is_file() else b"" for one in self.policy_files)
+        return hashlib.sha256(b"".join(hashlib.sha256(one).digest() for one in contents)).hexdigest()
 
     @property
     def tracking_folder(self) -> Path:

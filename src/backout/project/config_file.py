@@ -110,6 +110,7 @@ def parse_config(text: str, path: Path) -> Config:
         channels=read_channels(root, folder),
         environments=environments,
         people=people,
+        people_file=folder / people_file if people_file is not None else None,
         allowed_signers=folder / signers if signers is not None else None,
         ledger=project.text("ledger"),
         statements=project.choice("statements", STATEMENT_PLACES, "ledger"),

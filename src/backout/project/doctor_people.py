@@ -154,5 +154,5 @@ def _of_ledger(config: Config, *, two_people: bool) -> Iterator[Advice]:
     if reading.problem:
         yield Advice("wrong", f"the ledger is not as it was written: {reading.problem}", "backout audit")
     else:
-        yield Advice("fine", f"the ledger has {len(reading.entries)} entries, and its chain holds")
+        yield Advice("fine", f"the ledger has {reading.count} entries, and its chain holds")
     yield from advise_on_readers(config, reading.entries)

@@ -254,5 +254,5 @@ def found(database: Database, number: int, environment: Environment) -> RunRecor
 
 
 def operator() -> str:
-    """Who runs this, as the operating system says."""
+    """The account that runs this, for people to read: variables can name another. Who it was is in a run's authority."""
     return getpass.getuser()

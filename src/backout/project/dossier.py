@@ -19,10 +19,11 @@ from backout.errors import BackoutError
 from backout.gates.attestation import Validation
 from backout.gates.certificate import Certificate
 from backout.gates.evidence import Ignored, Said
+from backout.ledger.reading import Reading
 from backout.lint.model import Review
 from backout.lint.review import review
 from backout.project.attestations import validation
-from backout.project.book import Book, Reading
+from backout.project.book import Book
 from backout.project.certificates import certificates_in
 from backout.project.config import Config, Environment
 from backout.project.status import Status
@@ -189,7 +190,7 @@ def _voices(
 
 
 def _head(reading: Reading) -> tuple[int, str] | None:
-    return (reading.head.position, reading.head.hash) if reading.entries else None
+    return (reading.head.position, reading.head.hash) if reading.count else None
 
 
 # -- environments ------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from backout.errors import UsageError
 from backout.gates.people import People
 from backout.gates.policy import SSH
 from backout.ledger.signers import AllowedKey, public_fingerprint, read_allowed_signers
-from backout.ledger.signing import Signer, fingerprint, sign
+from backout.ledger.signing import Signer, fingerprint, sign, sign_all
 from backout.ledger.statement import Signed, Statement
 from backout.project.config import Config
 
@@ -39,12 +39,23 @@ class Speaker:
 
     def say(self, statement: Statement) -> Signed:
         """Return the statement, signed where there is a key. UsageError where it cannot be signed."""
-        text = statement.text
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UsageError("a statement holds text that is not UTF-8", hint="write it with letters") from None
+        text = _checked(statement.text)
         return Signed(statement, sign(text, self.signer) if self.signer is not None else None)
+
+    def say_all(self, statements: Sequence[Statement]) -> Sequence[Signed]:
+        """The same of several, signed by one process."""
+        texts = [_checked(one.text) for one in statements]
+        if self.signer is None or not texts:
+            return [Signed(one, None) for one in statements]
+        return [Signed(one, by) for one, by in zip(statements, sign_all(texts, self.signer), strict=True)]
+
+
+def _checked(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError("a statement holds text that is not UTF-8", hint="write it with letters") from None
+    return text
 
 
 def account() -> str:
@@ -94,8 +105,9 @@ def _candidates(config: Config, key: Path | None) -> Iterator[Path]:
     if named is not None:
         yield named
         return
-    if _output(["git", "config", "gpg.format"], config.folder).strip() == "ssh":
-        text = _output(["git", "config", "user.signingkey"], config.folder).strip()
+    of_git = _git_settings(config.folder)
+    if of_git.get("gpg.format") == "ssh":
+        text = of_git.get("user.signingkey", "")
         if text.startswith(("key::", "ssh-", "ecdsa-", "sk-")):
             yield _as_file(text.removeprefix("key::"))
         elif text:
@@ -105,6 +117,12 @@ def _candidates(config: Config, key: Path | None) -> Iterator[Path]:
             yield _as_file(line)
     home = Path.home() / ".ssh"
     yield from (home / name for name in _USUAL if (home / name).is_file())
+
+
+def _git_settings(folder: Path) -> dict[str, str]:
+    """What git's configuration says of signing there; the last word on a key counts, as git has it."""
+    lines = _output(["git", "config", "--get-regexp", r"^(gpg\.format|user\.signingkey)$"], folder).split("\n")
+    return {key: value.strip() for key, _, value in (line.partition(" ") for line in lines)}
 
 
 def private_key_files(config: Config, key: Path | None) -> Iterator[Path]:

@@ -22,6 +22,7 @@ from backout.gates.judge import (
 from backout.integrations.deliver import deliver
 from backout.project.announcements import Announced, of_change, of_cleanup, require_channels, told
 from backout.project.backups import find_backup, require_replaceable, store_of
+from backout.project.deeds import permitted, restamping, restoring
 from backout.project.doors import (
     Ask,
     Intent,
@@ -35,8 +36,8 @@ from backout.project.doors import (
     silent,
 )
 from backout.project.folder import init_folder
+from backout.project.free_text import require_no_value
 from backout.project.reading import Reading
-from backout.project.restamp import Restamping, permitted
 from backout.project.retention import require_expired, require_kept
 from backout.project.subject import Subject, subject_of_run
 from backout.recovery.backups.model import Backup
@@ -83,6 +84,7 @@ class Keeping(Reading):
         with self._opened(on, Intent.WRITE) as (database, environment, _):
             record = found(database, number, environment)
             require_kept(record, until, database.clock())
+            require_no_value(database.journal, record, why, self.config.phi)
             self.statements.retain(record.identifier, subject_of_run(record, self.config), environment.name, until, why)
             database.journal.retain(number, until)
             backup = record.report.get("backup") or {}
@@ -100,10 +102,10 @@ class Keeping(Reading):
         with self._opened(on, Intent.LOOK) as (database, environment, _):
             policy = self._policy_of(environment)
             channels = require_channels(self.config, policy, environment.name)
-            self.statements.require_speaker(policy)
+            speaker = self.statements.require_speaker(policy)
             at = database.clock()
             earliest = at + policy.announce.before if policy.announce else None
-            receipts = deliver(of_change(change, environment.name, operator(), earliest), channels)
+            receipts = deliver(of_change(change, environment.name, speaker, earliest), channels)
             names = told(receipts)
             if names:
                 self.statements.announced(change, environment.name, names, at, [one.as_json() for one in receipts])
@@ -133,16 +135,20 @@ class Keeping(Reading):
         """Make the database of environment `to` what it was when that backup was made; with a note, if there is one.
 
         A database that has a journal keeps it; see `engines.dump.Arrival`. Refused into a production database unless its
-        policy says otherwise, and over tables unless `replace_all`.
+        policy says otherwise, and over tables unless `replace_all`. Where the environment asks anything of people, only an
+        operator may, and the ledger has it.
         """
         found = find_backup(self.config, backup)
         with self._opened(to, Intent.LOOK) as (database, environment, facts):
             stamp = database.journal.stamp()[0] if has_journal(database) else None
             require_replaceable(stamp, environment, environment.policy)
             require_primary(facts, environment.name)
+            said = permitted(self._book, self._key, restoring(found.identifier, environment.name, stamp))
             if not ask("restore", f'replace what is in "{environment.name}" ({facts.database}) by {found.identifier}?'):
                 raise Refused("operator", "not restored: you said no")
             database.lease(f"restore of {found.identifier}", operator())
+            if said is not None:
+                self._book.write(said)
             progress("restoring")
             return found, self._backups(environment, identity).restore(found, replace_all=replace_all)
 
@@ -167,7 +173,7 @@ class Keeping(Reading):
                 if not restamp:
                     return (f'the journal is there, stamped "{database.journal.stamp()[0]}"',)
                 stamped, identity = database.journal.stamp()
-                said = permitted(self._book, self._key, Restamping(stamped, environment.name, identity))
+                said = permitted(self._book, self._key, restamping(stamped, environment.name, identity))
                 if not dry_run:
                     if said is not None:
                         self._book.write(said)

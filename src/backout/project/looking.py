@@ -28,6 +28,7 @@ from backout.project.doors import (
     silent,
 )
 from backout.project.emitted import Story, story_of
+from backout.project.free_text import require_no_value
 from backout.project.permission import Gatekeeper, Wish, operator_asking
 from backout.project.replaying import change_of, require_nobody_to_ask
 from backout.project.run_entries import newest
@@ -70,7 +71,7 @@ class Looking(Running):
             last = next(ours, None)
             seen = validation(self.config, last, evidence.said) if last is not None else None
             records = database.journal.runs(ALL, change.identifier) if has_journal(database) else ()
-            ran = standing(change, (one for one in records if one.start.digest == change.digest))
+            ran = standing(change, records)
             return status_of(evidence, place.policy, verdicts, last, seen, ran)
 
     def approve(
@@ -93,6 +94,14 @@ class Looking(Running):
         with self._opened(on, Intent.LOOK) as (database, environment, _):
             record = found(database, number, environment)
             return record.identifier, environment.name, subject_of_run(record, self.config)
+
+    def attest(self, run: str, saw: str, on: str | None = None) -> Spoken:
+        """Say what one saw in the application after a run. Refused where that holds a value of a row that is PHI."""
+        on, number = self._run_named(run, on)
+        with self._opened(on, Intent.LOOK) as (database, environment, _):
+            record = found(database, number, environment)
+            require_no_value(database.journal, record, saw, self.config.phi)
+            return self.statements.attest(record.identifier, subject_of_run(record, self.config), environment.name, saw)
 
     def audit(self, on: str | None = None, *, signatures: bool = True) -> Audit:
         """Recompute the whole ledger; with `on` also hold it against that database's journal."""

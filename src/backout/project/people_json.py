@@ -70,6 +70,7 @@ def _ran(one: RunRecord | None) -> Json | None:
     dropped = one.rescue_dropped_at is not None
     return {
         "run": one.identifier,
+        "digest": one.start.digest,
         "outcome": one.state.value,
         "way_back_until": None if dropped else _time(one.expires_at),
         "rescue_dropped_at": _time(one.rescue_dropped_at),

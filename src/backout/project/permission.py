@@ -19,9 +19,11 @@ from backout.errors import Refused, UsageError
 from backout.gates.evidence import Evidence, PastRun, Verdict
 from backout.gates.policy import OS_USER, Policy
 from backout.gates.verdicts import GATES, Gate, judge_all, require_all
+from backout.ledger.reading import Reading
+from backout.ledger.seal import Seal, read_seal
 from backout.ledger.statement import Kind, Signed, Statement
-from backout.project.book import Book, Found, Reading
-from backout.project.certificates import certificates_in, shapes_here
+from backout.project.book import Book, Found
+from backout.project.certificates import certificates_in, proven_here, shapes_here
 from backout.project.config import Config
 from backout.project.identity import Speaker, speaker_of
 from backout.project.permit import Permit, Scribe
@@ -82,6 +84,7 @@ class Gatekeeper:
     def permitted(self, place: Place, wish: Wish) -> Iterator[Permit]:
         """A permit for as long as the run lasts. Raises Refused, or Busy, for the first gate that says no."""
         permit = self._permit(place, wish)
+        permit.judge_again = lambda: self._permit(place, wish)
         try:
             yield permit
         except BaseException as error:
@@ -108,8 +111,9 @@ class Gatekeeper:
             verdicts = require_all(evidence, policy, gathered.now, wish.gates)
         reading = gathered.reading
         authority = Authority(
-            speaker.name, operator.key is not None, policy.profile, self._head(gathered, place), wish.emergency
-        )
+            speaker.name, operator.key is not None, policy.profile, self._head(gathered, place), wish.emergency,
+            self._seal(gathered) if policy.asks_anything else None, config.policy_digest,
+        )  # fmt: skip
         scribe = Scribe(self.book, speaker, place.database, claim) if reading is not None else None
         return Permit(authority, verdicts, scribe)
 
@@ -135,6 +139,8 @@ class Gatekeeper:
         now, records = place.database.clock(), newest(place.database)
         reading = self._read(wish) if with_ledger else None
         found = Found()
+        if reading is not None and place.policy.asks_anything:
+            reading.expect(_last_seal(records))
         if place.policy.asks_anything:
             found = self.book.find(
                 reading or Reading(), wish.subject, place.environment, place.policy, now, operator=operator
@@ -144,7 +150,7 @@ class Gatekeeper:
     def _evidence(self, place: Place, wish: Wish, gathered: Gathered, operator: Operator) -> Evidence:
         """All that the gates judge by."""
         config, subject, found = self.book.config, wish.subject, gathered.found
-        certificates = certificates_in(found.said)
+        certificates = proven_here(place.database, place.environment, certificates_in(found.said))
         submitters = {one.person for one in found.said if one.kind is Kind.SUBMIT}
         speaker = operator.speaker
         return Evidence(
@@ -196,6 +202,11 @@ class Gatekeeper:
         head = reconcile(self.book, gathered.reading, place.database, gathered.records)
         return None if self.book.is_local else head.hash
 
+    def _seal(self, gathered: Gathered) -> str | None:
+        """What spares the next run most of the chain; only where the gates have just found that it holds."""
+        seal = gathered.reading.seal if gathered.reading is not None and not self.book.is_local else None
+        return seal.text if seal is not None else None
+
     def _tampered(self, gathered: Gathered) -> str | None:
         reading, found, records = gathered.reading, gathered.found, gathered.records
         if reading is None:
@@ -205,12 +216,17 @@ class Gatekeeper:
         return reading.problem or found.forged or cut_off(reading, records)
 
 
+def _last_seal(records: Sequence[RunRecord]) -> Seal | None:
+    """The seal that the newest run left here, of those that left one."""
+    seals = (read_seal((one.report.get("authority") or {}).get("ledger_seal")) for one in records)
+    return next((one for one in seals if one is not None), None)
+
+
 def cut_off(reading: Reading, records: Sequence[RunRecord]) -> str | None:
     """What the journal has seen of the ledger and is there no more, in words."""
-    held = reading.hashes()
     for record in records:
         seen = (record.report.get("authority") or {}).get("ledger_head")
-        if seen and seen not in held:
+        if seen and not reading.has_been(seen):
             return (
                 f"its last entry when {record.identifier} began, {seen[:12]}…, is gone: "
                 "its end was cut off, or this is another ledger"

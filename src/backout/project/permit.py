@@ -6,9 +6,10 @@ take now, the next command on the environment copies from the journal.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from time import monotonic
 
 from backout.engines.protocol import Database
 from backout.engines.values import Authority, RunState
@@ -20,6 +21,7 @@ from backout.project.identity import Speaker
 from backout.project.run_entries import run_statement
 from backout.runs.report import RunReport
 
+FRESH_S = 5.0  # how long a judgement is good for: longer than it takes to type "y", shorter than to object
 LATER = "the ledger could not be written: the next command on this environment brings it up to date"
 
 
@@ -59,15 +61,13 @@ class Scribe:
 
     def _say(self, *statements: Statement) -> None:
         """Sign them at one time, and keep them in one transaction."""
-        if statements:
-            with ThreadPoolExecutor(len(statements)) as threads:
-                self.book.write_all(list(threads.map(self._signed, statements)))
-
-    def _signed(self, statement: Statement) -> Signed:
+        if not statements:
+            return
         try:
-            return self.speaker.say(statement)
-        except BackoutError:
-            return Signed(statement, None)  # the agent has gone meanwhile; the audit shows that it is unsigned
+            signed = self.speaker.say_all(statements)
+        except BackoutError:  # the agent has gone meanwhile; the audit shows that they are unsigned
+            signed = [Signed(one, None) for one in statements]
+        self.book.write_all(signed)
 
 
 @dataclass
@@ -77,9 +77,23 @@ class Permit:
     authority: Authority | None = None
     verdicts: tuple[Verdict, ...] = ()
     scribe: Scribe | None = None
+    judge_again: Callable[[], Permit] | None = None
+    judged_at: float = field(default_factory=monotonic)  # by this process's clock
+
+    def person(self, account: str) -> str:
+        """Who does it: by the one name that the project knows them by, else by their account."""
+        return self.authority.person if self.authority is not None else account
 
     def claim(self) -> None:
-        """Say that the operator is on it, right before the lease."""
+        """Say that the operator is on it, right before the lease.
+
+        Where somebody took their time to answer a question, the gates are asked once more: a person may have objected
+        meanwhile, or the window may have closed. Raises what they raise.
+        """
+        if self.judge_again is not None and monotonic() - self.judged_at > FRESH_S:
+            found = self.judge_again()
+            self.authority, self.verdicts, self.scribe = found.authority, found.verdicts, found.scribe
+            self.judged_at = found.judged_at
         if self.scribe is not None:
             self.scribe.write_claim()
 

@@ -21,11 +21,12 @@ from backout.change.read import files_of, read_change
 from backout.errors import Refused, UsageError
 from backout.gates.people import People
 from backout.ledger.entry import Entry
+from backout.ledger.reading import signed_in
 from backout.ledger.sealing import seal, unseal, why_not
 from backout.ledger.signers import AllowedKey, read_allowed_signers
 from backout.ledger.statement import Kind, Signed
 from backout.project.advice import Advice
-from backout.project.book import Book, signed_in
+from backout.project.book import Book
 from backout.project.config import Config
 from backout.project.identity import IDENTITY_VARIABLE, private_key_files
 from backout.project.statements import Spoken, Statements

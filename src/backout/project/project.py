@@ -9,7 +9,8 @@
     project.undo(report.identifier, "staging")
 
 Not for: deciding anything about a run (`runs/supervise.py`) or printing anything (`cli`).
-Its verbs are in `reading.py`, `running.py`, `looking.py`, `sessions.py` and `keeping.py`; what they share is in `doors.py`.
+Its verbs are in `reading.py`, `running.py`, `looking.py`, `commands.py`, `sessions.py` and `keeping.py`; what they share
+is in `doors.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backout.change.model import Change
+from backout.project.commands import Commands
 from backout.project.config_file import load_config
 from backout.project.doors import Progress, silent
 from backout.project.keeping import Keeping
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from backout.runs.own_tests import OwnTestsReport
 
 
-class Project(Sessions, Keeping):
+class Project(Sessions, Commands, Keeping):
     """A configuration and what can be done with it."""
 
     @classmethod

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from backout.change.model import COMMENTS, Change
+from backout.change.model import COMMENTS, Change, DataClass
 from backout.change.read import read_change
+from backout.engines.protocol import Database
 from backout.engines.values import (
     TableFacts,
 )
-from backout.errors import BackoutError, Refused, UsageError
+from backout.errors import BackoutError, DatabaseFailed, Refused, UsageError
 from backout.lint.model import Level, Review
 from backout.lint.private_literal import require_no_private_literals
 from backout.lint.review import review
@@ -23,7 +26,18 @@ from backout.project.doors import (
 from backout.project.engine import dialect_of
 from backout.project.private import PrivateChanges
 from backout.runs.masking import masked_review
-from backout.sql.model import Dialect
+from backout.sql.model import Dialect, Kind
+
+#: Statements that every engine reads without running them.
+_READ_ALONE = re.compile(r"[\s(]*(?:SELECT|INSERT|UPDATE|DELETE|WITH|MERGE|REPLACE|VALUES)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Misunderstood:
+    """A statement that the database does not understand: it names a column that is not there, say."""
+
+    line: int
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,7 @@ class CheckReport:
     review: Review
     tables: tuple[TableFacts, ...] = ()
     missing_tables: tuple[str, ...] = ()
+    misunderstood: tuple[Misunderstood, ...] = ()
 
 
 class Reading(Doors):
@@ -95,9 +110,11 @@ class Reading(Doors):
         )
         with self._opened(on, Intent.LOOK) as (database, _, _):
             facts = [(schema, name, database.table_facts(schema, name)) for schema, name in names]
+            missing_ones = {(schema, name) for schema, name, fact in facts if fact is None}
+            misunderstood = tuple(_misunderstood(database, change, missing_ones))
         present = tuple(fact for _, _, fact in facts if fact is not None)
         missing = tuple(f"{schema}.{name}" if schema else name for schema, name, fact in facts if fact is None)
-        return CheckReport(found, present, missing)
+        return CheckReport(found, present, missing, misunderstood)
 
     def _as_written(self, change: Change, on: str) -> Change:
         """The change read anew from its file, where people approve texts: whoever calls may have made another value."""
@@ -121,6 +138,27 @@ class Reading(Doors):
                 hint="take out `dialect` of its metadata if its statements fit both",
             )
         return self._anew(change, dialect)
+
+
+def _misunderstood(
+    database: Database, change: Change, missing: Collection[tuple[str | None, str]]
+) -> Iterator[Misunderstood]:
+    """Have the database read each statement, up to the first that makes what later ones may be about.
+
+    None that names a missing table, which is said already; nor those that no engine reads without running them.
+    """
+    private = change.metadata.data is DataClass.PHI
+    for step in change.steps:
+        one = step.statement
+        if one.kind in (Kind.TEMPORARY, Kind.SETTING):
+            return
+        if not _READ_ALONE.match(one.text) or any(table in missing for table in one.tables):
+            continue
+        try:
+            database.understand(one.text, one.parameters)
+        except DatabaseFailed as error:
+            said = f"it is not understood ({error.sqlstate or 'an error of SQLite'})" if private else error.message
+            yield Misunderstood(one.line, said)
 
 
 def require_readable(change: Change, config: Config) -> None:

@@ -14,8 +14,9 @@ from backout.engines.protocol import Database
 from backout.engines.values import JournalState, Mode, RunRecord, RunState
 from backout.gates.evidence import PastRun
 from backout.ledger.entry import Head
+from backout.ledger.reading import Reading
 from backout.ledger.statement import Kind, Signed, Statement
-from backout.project.book import Book, Reading, past_run
+from backout.project.book import Book, past_run
 
 _FEW = 50  # runs between two looks of one ledger at a journal, usually; more are asked for where those are all new
 _MANY = 100_000

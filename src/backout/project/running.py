@@ -18,7 +18,7 @@ from backout.engines.values import (
     RunRecord,
     RunStart,
 )
-from backout.errors import BackoutError, Refused
+from backout.errors import BackoutError, Refused, UsageError
 from backout.gates.certificate import GHOST_UNDO, SESSION
 from backout.gates.judge import (
     require_room,
@@ -28,7 +28,7 @@ from backout.gates.verdicts import GATES_OF_UNDO
 from backout.project.announcements import of_emergency
 from backout.project.attestations import with_note
 from backout.project.batches import limits_of, require_resumable, require_same, tell
-from backout.project.certificates import certificate_of_run
+from backout.project.certificates import certificate_of_run, keep
 from backout.project.config import Environment
 from backout.project.doors import (
     Ask,
@@ -42,9 +42,9 @@ from backout.project.doors import (
 )
 from backout.project.permission import Gatekeeper, Wish
 from backout.project.permit import Permit
-from backout.project.programs import limits_of_program, require_held_back, require_no_session
+from backout.project.programs import command_of, require_held_back, require_no_session, require_nobody_approves
 from backout.project.reading import Reading, require_readable
-from backout.project.subject import subject_of, subject_of_run
+from backout.project.subject import named, subject_of_run
 from backout.recovery.backups.model import as_json as backup_as_json
 from backout.recovery.plan import UndoPolicy
 from backout.recovery.proof import Tightness
@@ -72,12 +72,14 @@ class Running(Reading):
         subset: str | None = None,
         rows: int = 10,
         reveal: bool = False,
+        serve: Serve | None = None,
         ask: Ask = refuse_to_answer,
         progress: Progress = silent,
     ) -> RunReport:
         """All of it, then rolled back. With `undo` the way back is taken too, and the end compared with the start.
 
-        `reveal` shows rows that are PHI as they are; the run's record says so. Else they are masked.
+        `reveal` shows rows that are PHI as they are; the run's record says so. Else they are masked. `serve` is who does
+        it in place of a program's own command.
         `subset` ("50 rows", "id <= 100") limits the statements that declare `@subset` to some values of its key.
         """
         change = self._fitting(change, on)
@@ -92,11 +94,14 @@ class Running(Reading):
         with self._opened(on, Intent.GHOST, ask) as (database, _, facts):
             require_private_place(change.metadata.data.value, facts)
             self._revealed(change, environment, "a ghost run", reveal=reveal)
-            run = replace(run, prove_way_back=undo, reveal=reveal)
+            run = replace(run, prove_way_back=undo, reveal=reveal, serve=serve or run.serve)
             report = run_as_written(database, lambda: self.open(environment), run)
-            is_proof = report.way_back == PROVEN and report.subset is None  # of a subset it says nothing of the whole
+            # Of a subset it says nothing of the whole, and of what somebody else did in its place nothing at all.
+            is_proof = report.way_back == PROVEN and report.subset is None and serve is None
             if is_proof and self._policy_of(environment).accept_ghost_undo:
-                self.statements.certify(change, certificate_of_run(database, report, operator(), GHOST_UNDO))
+                certificate = certificate_of_run(database, report, operator(), GHOST_UNDO)
+                keep(database, certificate)
+                self.statements.certify(change, certificate)
             return report
 
     def run(
@@ -121,10 +126,14 @@ class Running(Reading):
         who does it in place of a program's own command; `agree` waits for people before it is committed.
         """
         change = self._as_written(self._fitting(change, on), on)
+        environment = self.config.environment(on)
         if agree is None:
             require_no_session(change, on)
+        elif not change.metadata.session:
+            raise UsageError("`agree` is for a session", hint="what is approved as a text waits for nobody at its end")
+        if serve is not None and agree is None:
+            require_nobody_approves(self._policy_of(environment), on)
         require_readable(change, self.config)
-        environment = self.config.environment(on)
         run = self._change_run(change, environment, Mode.REAL, parameters, rows, progress)
         run = replace(run, serve=serve or run.serve, agree=agree or run.agree)
         run = replace(run, subset=subset_of(change, subset) if subset is not None else None)
@@ -152,18 +161,21 @@ class Running(Reading):
             start = replace(run.start, authority=permit.authority)
             backed = backup_as_json(backup) if backup else None
             run = replace(run, start=start, backup=backed, reveal=reveal, again=again)
-            herald = self._herald(environment, subject_of(change, self.config))
-            with herald.crying(of_emergency(change, environment.name, operator()) if emergency else None):
+            herald = self._herald(environment, named(change))
+            who = permit.person(operator())
+            with herald.crying(of_emergency(change, environment.name, who) if emergency else None):
                 report = permit.ended(run_as_written(database, lambda: self.open(environment), run))
                 report = self._agreed(database, change, environment, report)
-            return herald.done(with_note(self.config, report), operator())
+            return herald.done(with_note(self.config, report), who)
 
     def _agreed(self, database: Database, change: Change, environment: Environment, report: RunReport) -> RunReport:
         """What a session did there is to the environments above what a rehearsal is; it is committed already."""
         if report.agreement is None or not self._certifies(environment):
             return report
         try:
-            self.statements.certify(change, certificate_of_run(database, report, operator(), SESSION))
+            certificate = certificate_of_run(database, report, operator(), SESSION)
+            keep(database, certificate)
+            self.statements.certify(change, certificate)
         except BackoutError as error:
             return replace(report, notes=(*report.notes, f"no certificate for the environments above: {error.message}"))
         return report
@@ -204,6 +216,8 @@ class Running(Reading):
             run = replace(run, start=start, backup=backup_as_json(backup) if backup else None)
             rehearsal = rehearse(database, lambda: self.open(environment), run, reapply=reapply, pause=pause)
             rehearsal = replace(rehearsal, run=with_note(self.config, permit.ended(rehearsal.run)))
+            if rehearsal.certificate is not None:
+                keep(database, rehearsal.certificate)
             if rehearsal.certificate is not None and self._certifies(environment):
                 spoken = self.statements.certify(change, rehearsal.certificate)
                 if spoken.signed.signature is not None:
@@ -221,7 +235,7 @@ class Running(Reading):
     def _revealed(self, change: Change, environment: Environment, what: str, *, reveal: bool) -> None:
         """Whoever wants to see PHI is one whom the policy names; said before anything is run."""
         if reveal and change.metadata.data is DataClass.PHI:
-            subject = subject_of(change, self.config)
+            subject = named(change)
             self.statements.reveal(f"{what} that is to begin", subject, environment.name, kept=False)
 
     def _change_run(
@@ -245,12 +259,9 @@ class Running(Reading):
 
     def _serving(self, change: Change, environment: Environment) -> Serve:
         """What lets the change's own program do it, through the endpoint, in the project's folder."""
-        from backout.endpoint.serve import Command, serve
+        from backout.endpoint.serve import serve
 
-        command = Command(
-            change.metadata.run, self.config.folder, limits_of_program(change, environment),
-            None if change.metadata.network is None else change.metadata.network == "endpoint",
-        )  # fmt: skip
+        command = command_of(change, environment, self.config.folder)
         return lambda change, transaction, mode, number: serve(change, transaction, mode, number, command)
 
     def _policy(self) -> UndoPolicy:
@@ -305,7 +316,8 @@ class Running(Reading):
             report = permit.ended(undo_as_run(database, lambda: self.open(environment), work, batch))
             if ghost:
                 return report
-            return self._herald(environment, subject_of_run(record, self.config)).done(report, operator())
+            herald = self._herald(environment, subject_of_run(record, self.config))
+            return herald.done(report, permit.person(operator()))
 
     def resume(
         self,
@@ -334,8 +346,8 @@ class Running(Reading):
                 start = replace(record.start, authority=permit.authority)
                 going = replace(going, start=start, again=record.report.get("again"))
                 report = permit.ended(run_as_written(database, lambda: self.open(environment), going, resume=number))
-            herald = self._herald(environment, subject_of(change, self.config))
-            return herald.done(with_note(self.config, report), operator())
+            herald = self._herald(environment, named(change))
+            return herald.done(with_note(self.config, report), permit.person(operator()))
 
     def batched(self, run: str, on: str | None = None) -> tuple[RunRecord, Batched | None]:
         """A run, and how far its batches are; None: it was one transaction."""

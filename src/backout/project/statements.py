@@ -245,12 +245,14 @@ class Statements:
         """Who would submit a change now. UsageError where no key of theirs is found."""
         return self._speaker(self._strictest().identity)
 
-    def require_speaker(self, policy: Policy | None = None) -> None:
-        """Raise UsageError where nobody could sign what is said at the end: before anything is done. None: vouching."""
-        if policy is None:
-            self._anybody()
-        else:
-            self._speaker(policy.identity)
+    def require_speaker(self, policy: Policy | None = None) -> str:
+        """The name of who will speak at the end; UsageError, before anything is done, where nobody could. None: vouching."""
+        return (self._anybody() if policy is None else self._speaker(policy.identity)).name
+
+    def leaves_key_unused(self, on: str) -> bool:
+        """Whether somebody named a key, and what they say there is not signed: accounts are believed."""
+        environment = self.book.config.environment(on).name
+        return named_key(self.key) is not None and self._policy(environment).identity != SSH
 
     def _anybody(self) -> Speaker:
         """The speaker by their key where they have one, else by their account. UsageError where a named key is nobody's."""

@@ -32,12 +32,17 @@ class Status:
     earliest: datetime | None  # None: now, as far as time alone goes
     run: str | None = None  # the last run of this text there that people have to look at
     validation: Validation | None = None  # whether they have
-    ran: RunRecord | None = None  # the run of this very text there that stands in the way of another one
+    ran: RunRecord | None = None  # the run of the change there that stands in the way of another one
 
     @property
     def may_run(self) -> bool:
         """Whether nothing stands in the way."""
         return self.ran is None and all(one.satisfied for one in self.verdicts)
+
+    @property
+    def was_edited(self) -> bool:
+        """Whether it was another text of the change that has run there."""
+        return self.ran is not None and self.ran.start.digest != self.digest
 
 
 def status_of(
@@ -47,7 +52,8 @@ def status_of(
     """Return the status that these verdicts mean. The gate "operator" is about who asks, so it comes last.
 
     `last` is the newest run of this text there, and `validation` says how far people have looked at it. `ran` is the
-    one that has run and is not undone: the next step is not to run it again, and no gate of a run says when.
+    one that has run and is not undone: the next step is not to run it again, and no gate of a run says when. Where the
+    change was edited since, what people have to say of its new text comes first.
     """
     stopping = [one for one in verdicts if not one.satisfied]
     others = [one for one in stopping if one.gate != "operator"]
@@ -58,9 +64,11 @@ def status_of(
     command, who = (run, operators) if first is None else (first.hint or run, first.who or operators)
     if others and all(one.earliest is not None for one in others):
         command, who = run, operators  # nothing is left but to wait
-    if ran is not None:
+    if ran is not None and (ran.start.digest == evidence.digest or not others):
         again = f'{run} --again "…"'
-        command, who, waits = again if ran.rescue_dropped_at is not None else way_on(ran), operators, []
+        back = again if ran.rescue_dropped_at is not None else way_on(ran)
+        is_edited = ran.start.digest != evidence.digest and back != again
+        command, who, waits = f"{back}, or {again}" if is_edited else back, operators, []
     if last is not None and validation is not None and not validation.is_validated:
         command, who = f'backout attest {last.identifier} --saw "…"', "anybody who looked at the application"
     return Status(

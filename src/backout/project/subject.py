@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backout.change.model import COMMENTS, Change
+from backout.change.read import names_of_files
 from backout.engines.values import RunRecord
 from backout.ledger.entry import canonical
 from backout.project.authors import authors_of, is_link
@@ -37,11 +38,18 @@ class Subject:
 def subject_of(change: Change, config: Config, values: Mapping[str, Any] | None = None) -> Subject:
     """The change, with whose text it is; `values` are those of its parameters in one environment."""
     path = None if change.is_private else change.path
+    files = [path.parent / name for name in names_of_files(change)] if path is not None else []
     return Subject(
         change.identifier, change.digest, path, change.metadata.title, documents_of(change),
-        authors_of(change, config.people), path is not None and is_link(path, config.folder),
+        authors_of(change, config.people), any(is_link(one, config.folder) for one in files),
         binding_of(change, values or {}), change.metadata.session, has_subset(change),
     )  # fmt: skip
+
+
+def named(change: Change) -> Subject:
+    """The change by its name, text and file, for what is told and kept of it: whose text it is, is not looked for."""
+    path = None if change.is_private else change.path
+    return Subject(change.identifier, change.digest, path, change.metadata.title)
 
 
 def subject_of_run(record: RunRecord, config: Config) -> Subject:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 
 from backout.errors import Busy
 from backout.ledger import signing
+from backout.ledger.plain_signers import PlainLine
 from backout.ledger.statement import Kind, Signed, Statement
 from integration.ledger.clinic import Clinic
 
@@ -78,13 +79,13 @@ def test_what_many_runs_have_left_is_not_verified_again(clinic: Clinic, monkeypa
         said(clinic, Kind.CLAIM, "bob", key="bob", hours=-hours)
         said(clinic, Kind.RELEASE, "bob", key="bob", hours=-hours + 1)
     verified: list[Signed] = []
-    verification = signing._verification
+    verify = signing.plainly_good
 
-    def counting(one: Signed, allowed_signers: Path) -> Generator[None, None, signing.Verification]:
+    def counting(one: Signed, lines: Sequence[PlainLine]) -> signing.Verification | None:
         verified.append(one)
-        return verification(one, allowed_signers)
+        return verify(one, lines)
 
-    monkeypatch.setattr(signing, "_verification", counting)
+    monkeypatch.setattr(signing, "plainly_good", counting)
     clinic.run()
     kinds = [one.statement.kind for one in verified]
     assert (kinds.count(Kind.CLAIM), kinds.count(Kind.RELEASE)) == (1, 1)  # the operator's own, and the last release
@@ -96,12 +97,12 @@ def test_where_nobody_else_has_claimed_ones_own_past_claims_are_not_looked_at(
 ) -> None:
     said(clinic, Kind.CLAIM, "cem", key="cem", hours=-1)
     verified: list[Kind] = []
-    verification = signing._verification
+    verify = signing.plainly_good
 
-    def counting(one: Signed, allowed_signers: Path) -> Generator[None, None, signing.Verification]:
+    def counting(one: Signed, lines: Sequence[PlainLine]) -> signing.Verification | None:
         verified.append(one.statement.kind)
-        return verification(one, allowed_signers)
+        return verify(one, lines)
 
-    monkeypatch.setattr(signing, "_verification", counting)
+    monkeypatch.setattr(signing, "plainly_good", counting)
     clinic.run()
     assert verified.count(Kind.CLAIM) == 1  # the one that proves who runs it

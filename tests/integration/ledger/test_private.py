@@ -16,11 +16,11 @@ from backout.change.package import Package, packed, read_package
 from backout.change.read import read_change
 from backout.errors import Refused, UsageError
 from backout.gates.checklist import checklist
+from backout.ledger.reading import signed_in
 from backout.ledger.sealing import seal, unseal, why_not
 from backout.ledger.signers import read_allowed_signers
 from backout.ledger.statement import Kind, Signed
 from backout.ledger.store import Ledger
-from backout.project.book import signed_in
 from integration.ledger.clinic import CHANGE, CONFIG, Clinic, yes
 from integration.ledger.keys import allow, make_key
 

@@ -1,4 +1,4 @@
-"""The stamp decides which policy a database has: only an operator writes it anew, and the ledger has who did."""
+"""Who says which environment a database is, or puts a backup in its place: only an operator, and the ledger has who did."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from acceptance.program import backout
 from backout.errors import Refused, UsageError
-from integration.ledger.clinic import CONFIG, Clinic
+from integration.ledger.clinic import CONFIG, Clinic, yes
 
 HARMLESS = CONFIG + '[environments.harmless]\nurl = "sqlite:{folder}/clone.db"\n'
 
@@ -127,3 +127,27 @@ def test_where_nobody_is_asked_nobody_has_to_sign(clinic: Clinic) -> None:
     before = last_entry(clinic)
     clinic.project(None).init_journal("other", restamp=True)
     assert (stamp(clinic, "other"), last_entry(clinic)) == ("other", before)
+
+
+def test_only_an_operator_puts_a_backup_in_the_place_of_production(tmp_path: Path) -> None:
+    clinic = Clinic(tmp_path / "other")
+    clinic.configure(CONFIG + 'backup = {{provider = "sqlite", restore_into = "allow"}}\n')
+    backup = clinic.project("cem").backup("production")
+    clinic.sql("production", "UPDATE referral SET status = 'lost'")
+    before = clinic.rows()
+
+    def restore(person: str) -> None:
+        clinic.project(person).restore(backup.identifier, "production", replace_all=True, ask=yes)
+
+    with pytest.raises(Refused) as caught:
+        restore("ann")
+    assert (caught.value.gate, caught.value.message) == (
+        "operator", 'a restore into "production": ann may not run anything on production',
+    )  # fmt: skip
+    assert clinic.rows() == before
+    restore("cem")
+    assert clinic.rows() == [(1, "open"), (2, "open"), (3, "closed")]
+    said = last_entry(clinic)
+    assert (said["kind"], said["person"], said["details"], said["signed"]) == (
+        "restore", "cem@example.org", {"backup": backup.identifier}, True,
+    )  # fmt: skip

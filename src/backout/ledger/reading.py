@@ -1,0 +1,114 @@
+"""The ledger as it was read at one moment: what is in it, and whether its chain holds.
+
+Not for: what counts of it (`project/book.py`). Invariant: it is read whole, and its chain is recomputed behind what the
+journal of a database has sealed; most bodies are never taken apart, only searched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from operator import itemgetter
+
+from backout.ledger.entry import GENESIS, Entry, Head, Row, content_of, entry_of, first_break, text_of
+from backout.ledger.seal import Bodies, Seal, Sealing
+from backout.ledger.statement import FORMAT, Kind, Signed, read_signed
+
+_RUN_KEY = re.compile(r'\\"key\\":\\"([^"\\]+)\\"')  # inside the text of a statement, which is a string of the body
+#: Marks of statements in their canonical text, in which keys are sorted; a long mark is found faster than a short one.
+_KIND = f'\\"{FORMAT}\\",\\"kind\\":\\"'
+RUN, REVIEW, ATTESTED = (f'{_KIND}{one.value}\\",' for one in (Kind.RUN, Kind.REVIEW, Kind.ATTEST))
+EMERGENCY, _NO_ERROR = '\\"emergency\\":\\"', ',\\"error\\":null,'
+
+
+class Reading:
+    """The ledger at one moment."""
+
+    def __init__(self, rows: Sequence[Row] = ()) -> None:
+        self._rows = rows
+        self._bodies = Bodies(rows)
+        self._sealing: Sealing | None = None
+
+    def expect(self, seal: Seal | None) -> None:
+        """Begin to find out whether it is still what it was under this seal, of the journal that is written to next."""
+        self._sealing = Sealing(self._bodies, seal)
+
+    @cached_property
+    def problem(self) -> str | None:
+        """The first place where the chain does not hold: recomputed where it is first asked for.
+
+        In full, or behind the entries that are, byte for byte, what they were under the seal that was expected.
+        """
+        held = self._sealing.held_up_to() if self._sealing is not None else None
+        behind = self._rows[held.position :] if held is not None else self._rows
+        found = first_break(map(entry_of, behind), held)
+        return f"entry {found.position}: {found.problem}" if found else None
+
+    @property
+    def seal(self) -> Seal | None:
+        """What the journal is to keep, so that the next run has less to recompute; None where the chain does not hold."""
+        return self._sealing.seal() if self._sealing is not None and self.problem is None else None
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """All of them."""
+        return list(map(entry_of, self._rows))
+
+    @property
+    def count(self) -> int:
+        """How many entries there are."""
+        return len(self._rows)
+
+    @property
+    def head(self) -> Head:
+        """The last entry."""
+        return Head(self._rows[-1][0], text_of(self._rows[-1][2])) if self._rows else Head()
+
+    def has_been(self, head: str) -> bool:
+        """Whether this is the hash of an entry, or of the empty ledger: what a head can have been."""
+        return head.encode() in self._hashes
+
+    @cached_property
+    def _hashes(self) -> frozenset[bytes]:
+        return frozenset(map(itemgetter(2), self._rows)) | {GENESIS.encode()}
+
+    def marked(self, *marks: str) -> list[Signed]:
+        """The statements that have one of these in the text of their entry: reading all would take too long.
+
+        Without runs that ended well and were no emergencies: they are evidence for nothing, and there are many.
+        """
+        bodies = map(text_of, self._bodies.with_any_of([mark.encode() for mark in marks]))
+        return [one for body in bodies if not _ended_well(body) and (one := _signed(body)) is not None]
+
+    def lacks(self, keys: Iterable[str]) -> frozenset[str]:
+        """Those of these runs that it does not have; the newest are looked for from the end."""
+        missing, run = set(keys), RUN.encode()
+        for *_, body in reversed(self._rows):
+            if not missing:
+                break
+            if run in body and (match := _RUN_KEY.search(text_of(body))):
+                missing.discard(match[1])
+        return frozenset(missing)
+
+    def run_keys(self) -> frozenset[str]:
+        """The runs that it has: "identity#number", see `run_entries`."""
+        runs = map(text_of, self._bodies.with_any_of([RUN.encode()]))
+        return frozenset(match[1] for body in runs if (match := _RUN_KEY.search(body)))
+
+
+def signed_in(entry: Entry) -> Signed | None:
+    """The statement in an entry; None where it is none."""
+    return _signed(entry.body)
+
+
+def _signed(body: str) -> Signed | None:
+    try:
+        return read_signed(content_of(body))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _ended_well(body: str) -> bool:
+    """Whether it is the statement of a run without an error, and of no emergency."""
+    return RUN in body and _NO_ERROR in body and EMERGENCY not in body
