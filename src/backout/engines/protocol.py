@@ -148,6 +148,9 @@ class Loan(Protocol):
     def cancel(self) -> None:
         """Ask the server to end the statement that it is at."""
 
+    def at_home(self) -> AbstractContextManager[None]:
+        """For a moment, in which it is at rest, the session is the transaction's again."""
+
 
 @runtime_checkable
 class Lends(Protocol):
@@ -199,6 +202,12 @@ class Paired(Protocol):
     def pairs(self) -> Pairs:
         """Through which others see it."""
 
+    def look(self, run: int, limit: int) -> Sequence[tuple[CapturedTable, Sequence[RowChange]]]:
+        """What it has changed so far, with some rows of each table before and after. Nothing of the look stays.
+
+        It reads what `capture` reads. Raises what that raises; the transaction goes on.
+        """
+
     def fingerprint(self, captured: CapturedTable) -> str:
         """SHA-256 over the sorted rows of a table before, and after; of whole images, behind `capture`."""
 
@@ -249,6 +258,9 @@ class Journal(Protocol):
 
     def retain(self, run: int, until: datetime) -> None: ...
 
+    def certify(self, run: int, certificate: Mapping[str, Any]) -> None:
+        """Keep what a run has proven with its row, as `certificate` in its report."""
+
     def drop_rescue(self, run: int) -> None:
         """Drop the rescue tables of a run and record it."""
 
@@ -286,11 +298,23 @@ class Database(Protocol):
     def table_facts(self, schema: str | None, name: str) -> TableFacts | None:
         """For `check --on`; None: no such table."""
 
-    def transaction(self, known_tables: Sequence[tuple[str | None, str]], *, snapshot: bool = False) -> Transaction:
-        """Begin the supervised transaction. `known_tables` are those that the change names, for early locks."""
+    def transaction(
+        self, known_tables: Sequence[tuple[str | None, str]], *, snapshot: bool = False, to_lend: bool = False
+    ) -> Transaction:
+        """Begin the supervised transaction. `known_tables` are those that the change names, for early locks.
+
+        `to_lend`: its session will be asked for (`Lends`), where the engine has that.
+        """
 
     def query(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Result:
         """A query outside of any run (`@after` checks); read-only where the engine has that."""
+
+    def understand(self, statement: str, parameters: Sequence[str]) -> None:
+        """Have the server read a statement (SELECT, INSERT, …), which is not run; `parameters` are the names in it.
+
+        Errors: as of `query`, where it does not understand it: a column that there is not, say. What it can only tell
+        once the parameters have values is no error here.
+        """
 
     def contents(self, exactly: Collection[TableName]) -> Mapping[TableName, Contents]:
         """Every table of the application with its number of rows; those in `exactly` also with a fingerprint of them.
