@@ -325,6 +325,6 @@ def test_moved_rows_are_left_together_where_one_is_in_conflict(stage: Stage) -> 
     assert stage.rows("SELECT id, name FROM patient WHERE id <= 3 OR id > 1000 ORDER BY id") == [
         (1001, "patient 1"), (1002, "new"), (1003, "patient 3"),
     ]  # fmt: skip
-    assert 'of "public.patient" 5 other halves of rows whose key the run changed are left with them' in report.notes
+    assert 'of "public.patient" 5 other halves of rows that the run moved are left with them' in report.notes
     stage.undo(run, overwrite=[one.number for one in conflicts(stage, run)])
     assert stage.rows("SELECT min(id), max(id), count(*), sum(visits) FROM patient") == [(1, 40, 40, 0)]

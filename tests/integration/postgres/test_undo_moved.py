@@ -41,7 +41,7 @@ def test_a_moved_row_that_others_changed_is_left_whole_and_the_others_are_put_ba
     assert books(stage) == [*((f"a{n}", n) for n in (1, 2, 3, 4, 6, 7, 8, 9)), ("b5", 99)]
     (conflict,) = [one for one in report.conflicts if str(one.table) == "public.book"]
     assert (conflict.key, conflict.detail) == ({"isbn": "b5"}, "before the run its key was a5")
-    assert 'of "public.book" 1 other half of rows whose key the run changed are left with them' in report.notes
+    assert 'of "public.book" 1 other half of rows that the run moved are left with them' in report.notes
     assert stage.rows("SELECT isbn FROM sale WHERE id = 5") == [("b5",)]
 
 
@@ -97,6 +97,22 @@ def test_rows_that_moved_one_after_the_other_are_left_together(stage: Stage) -> 
     ]  # fmt: skip
     stage.undo(run, overwrite=[one.number for one in conflicts(stage, run)])
     assert stage.rows("SELECT n, who FROM seat ORDER BY n") == [(n, f"p{n}") for n in range(1, 7)]
+
+
+def test_a_row_that_moved_to_another_partition_is_put_back_whole_or_left_whole(stage: Stage) -> None:
+    stage.make("""
+        CREATE TABLE stay (id int, ward text, note text, PRIMARY KEY (id, ward)) PARTITION BY LIST (ward);
+        CREATE TABLE stay_north PARTITION OF stay FOR VALUES IN ('north');
+        CREATE TABLE stay_south PARTITION OF stay FOR VALUES IN ('south');
+        INSERT INTO stay SELECT g, 'north', 'n' || g FROM generate_series(1, 4) g;
+    """)
+    run = stage.run("UPDATE stay SET ward = 'south' WHERE id < 4;")
+    stage.elsewhere("UPDATE stay SET note = 'new' WHERE id = 2")
+    stage.undo(run, partial=True)
+    assert stage.rows("SELECT id, note FROM stay ORDER BY id") == [(1, "n1"), (2, "new"), (3, "n3"), (4, "n4")]
+    assert stage.rows("SELECT ward FROM stay WHERE id = 2") == [("south",)]
+    stage.undo(run, overwrite=[one.number for one in conflicts(stage, run)])
+    assert stage.rows("SELECT DISTINCT ward, count(*) FROM stay GROUP BY 1") == [("north", 4)]
 
 
 def test_rows_deleted_and_others_inserted_are_no_pairs(stage: Stage) -> None:

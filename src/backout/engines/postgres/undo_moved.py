@@ -30,21 +30,39 @@ def moves_of(main: Session, schema: str, tables: Sequence[object]) -> dict[int, 
     return found
 
 
-def in_doubt(work: Work) -> frozenset[int]:
-    """Places of the tables in which keys may have changed without pairs of them: those that were armed with triggers."""
-    found = set()
-    for table in work.tables:
-        captured, counted = table.undo.captured, table.undo.captured.counted
-        if not isinstance(table, KeyedTable) or table.place in work.moved or counted is None:
-            continue
-        gone_again, _, brought_back = work.main.one(table.expected())
-        explained = (captured.before_rows, captured.after_rows) == (
-            counted.updated + counted.deleted, counted.inserted + counted.updated,
-        )  # fmt: skip
-        may_change = not set(captured.table.key).isdisjoint(captured.after_columns)
-        if gone_again and brought_back and may_change and not (explained and brought_back == counted.deleted):
-            found.add(table.place)
-    return frozenset(found)
+def in_doubt(work: Work) -> Sequence[Sequence[KeyedTable]]:
+    """Tables in which rows may have moved without pairs of them: such as were armed, and the partitions of one table."""
+    keyed = [table for table in work.tables if isinstance(table, KeyedTable)]
+    roots = dict(
+        work.main.run(
+            "SELECT c.oid::text, coalesce(pg_catalog.pg_partition_root(c.oid), c.oid)::text FROM pg_catalog.pg_class c "
+            "WHERE c.oid = ANY ($1::oid[])",
+            [[table.undo.table.identifier for table in keyed]],
+        ).rows
+    )
+    families: dict[str, list[KeyedTable]] = {}
+    for table in keyed:
+        families.setdefault(roots[table.undo.table.identifier], []).append(table)
+    found = []
+    for family in families.values():
+        sides = [work.main.one(table.expected()) for table in family]  # to delete, to update, to insert
+        across = any(sides[i][2] and sides[j][0] for i in range(len(family)) for j in range(len(family)) if i != j)
+        within = any(_may_have_moved(work, table, side) for table, side in zip(family, sides, strict=True))
+        if across or within:
+            found.append(family)
+    return found
+
+
+def _may_have_moved(work: Work, table: KeyedTable, sides: tuple[int, int, int]) -> bool:
+    captured, counted = table.undo.captured, table.undo.captured.counted
+    made, _, gone = sides
+    if table.place in work.moved or counted is None or not (made and gone):
+        return False
+    explained = (captured.before_rows, captured.after_rows) == (
+        counted.updated + counted.deleted, counted.inserted + counted.updated,
+    )  # fmt: skip
+    may_change = not set(captured.table.key).isdisjoint(captured.after_columns)
+    return may_change and not (explained and gone == counted.deleted)
 
 
 def classify_gone(work: Work) -> None:
@@ -77,11 +95,12 @@ def hold_halves(work: Work) -> int:
         others = f"SELECT e.other AS identity FROM {_left(place)} JOIN {linked} ON e.one = x.identity"
         while added := _held(work, place, others):
             found += added
-    for table in work.tables:
-        if isinstance(table, KeyedTable) and table.place in work.in_doubt:
-            halves = table.one_sided
-            any_left = f"SELECT FROM {_left(table.place)} JOIN ({halves}) a ON a.identity = x.identity"
-            found += _held(work, table.place, f"SELECT b.identity FROM ({halves}) b WHERE EXISTS ({any_left})")
+    for family in work.in_doubt:
+        any_left = " OR EXISTS ".join(
+            f"(SELECT FROM {_left(one.place)} JOIN ({one.one_sided}) a ON a.identity = x.identity)" for one in family
+        )
+        for one in family:
+            found += _held(work, one.place, f"SELECT b.identity FROM ({one.one_sided}) b WHERE EXISTS {any_left}")
     return found
 
 
@@ -133,6 +152,6 @@ def notes_on_halves(work: Work) -> tuple[str, ...]:
         if held:
             halves = "half" if held == 1 else "halves"
             notes.append(
-                f'of "{table.undo.table.name}" {held} other {halves} of rows whose key the run changed are left with them'
+                f'of "{table.undo.table.name}" {held} other {halves} of rows that the run moved are left with them'
             )
     return tuple(notes)

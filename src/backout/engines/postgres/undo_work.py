@@ -5,6 +5,7 @@ Invariant: nothing here writes to a table of the user.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -47,7 +48,7 @@ class Work:
     rewritable: frozenset[int] = frozenset()  # places of tables that may be rewritten; see `undo_statements.Rewriting`
     rewriting: frozenset[int] = frozenset()  # of them, those that are
     moved: dict[int, str] = field(default_factory=dict)  # place -> table of the rows whose key the run changed
-    in_doubt: frozenset[int] = frozenset()  # places of tables whose keys may have changed, nobody knows which
+    in_doubt: Sequence[Sequence[KeyedTable]] = ()  # tables, by family, whose rows may have moved, nobody knows which
 
 
 def is_left(work: Work, table: KeylessTable) -> bool:
