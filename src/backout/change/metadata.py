@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from backout.change.durations import parse_duration
-from backout.change.model import DataClass, Declaration, Metadata, OwnTests
+from backout.change.model import Batching, DataClass, Declaration, Metadata, OwnTests
 from backout.change.nearest import suggest
 from backout.change.parameters import NAME, TYPES, describe, is_constant, parse
 from backout.errors import InvalidFile, Position
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _TEXT_KEYS = ("title", "request", "requested_by", "author", "risk", "mitigation", "backout")
 _KEYS = (
-    *_TEXT_KEYS, "date", "links", "data", "dialect", "env", "idempotent", "limits", "network", "outbound", "parameters",
+    *_TEXT_KEYS, "batch", "date", "links", "data", "dialect", "env", "idempotent", "limits", "network", "outbound",
+    "parameters",
     "repeat", "run", "session", "test", "tracking",
 )  # fmt: skip
 _LIMITS = ("total", "idle", "statement")
@@ -87,6 +88,7 @@ def read_metadata(text: str, prefix: str, file: str) -> Metadata:
         data=DataClass(_choice(block, table, "data", [one.value for one in DataClass], "internal")),
         dialect=Dialect(table["dialect"]) if _choice(block, table, "dialect", [one.value for one in Dialect]) else None,
         run=_command(block, table),
+        batch=_batch(block, table),
         env=_variables(block, table),
         network=_choice(block, table, "network", ["endpoint", "open"]) or None,
         outbound=_choice(block, table, "outbound", ["handled"]) or None,
@@ -108,6 +110,28 @@ def _command(block: _Block, table: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(words, list) or not all(isinstance(one, str) and one for one in words):
         raise block.key_error('key "run" must be a list of words', "run", 'run = ["bin/rails", "runner", "{file}"]')
     return tuple(words)
+
+
+def _batch(block: _Block, table: Mapping[str, Any]) -> Batching | None:
+    if "batch" not in table:
+        return None
+    given = table["batch"]
+    hint = 'batch = {table = "referral", by = "id"}; by = ["a", "b"] and size = 1000 are possible'
+    if not table.get("run") or table.get("session"):
+        hint = "write @batch before the statement, or for batch in db.batches(…) in a change in Python"
+        raise block.key_error('key "batch" is for a program, which says `run`', "batch", hint)
+    if not isinstance(given, dict) or given.keys() - {"table", "by", "size"}:
+        raise block.key_error('key "batch" is not understood', "batch", hint)
+    by, name, size = given.get("by"), given.get("table"), given.get("size")
+    columns = [one.strip() for one in by.split(",")] if isinstance(by, str) else by
+    named = isinstance(columns, list) and all(isinstance(one, str) and one for one in columns)
+    sized = size in (None, "auto") or (type(size) is int and size > 0)
+    if not isinstance(name, str) or not name.strip() or not named or not columns or not sized:
+        raise block.key_error('key "batch" is not understood', "batch", hint)
+    if len(set(columns)) < len(columns):
+        raise block.key_error('key "batch" names a column twice', "batch", hint)
+    row = next((at for at, line in enumerate(block.lines) if re.match(r"\s*\[?\s*batch\b", line)), 0)
+    return Batching(name, tuple(columns), size if isinstance(size, int) else None, block.first_line + 1 + row)
 
 
 def _tracking(block: _Block, table: Mapping[str, Any]) -> str | None:

@@ -120,6 +120,7 @@ class Metadata:
     links: tuple[str, ...] = ()  # to tickets, dashboards, logs, earlier results
     dialect: Dialect | None = None
     run: tuple[str, ...] = ()  # how to start a program of another language; "{file}" is the change's own path
+    batch: Batching | None = None  # of a program: the table that it goes through by backout.next_batch()
     env: Mapping[str, str] = field(default_factory=dict)  # variables for it; may name {host}, {port} and others
     network: str | None = None  # of the program: "endpoint" is all that it can reach, "open"; None: what works here
     outbound: str | None = None  # "handled": in a ghost run it tells other systems nothing

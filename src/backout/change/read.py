@@ -39,6 +39,9 @@ def read_change(path: Path, *, default_dialect: Dialect = Dialect.POSTGRES, pack
     metadata = read_metadata(text, prefix, file)
     dialect = metadata.dialect or default_dialect
     steps: tuple[Step, ...] = ()
+    if metadata.batch is not None and dialect is not Dialect.POSTGRES:
+        place = Position(file, metadata.batch.line, 1)
+        raise InvalidFile("programs in batches are for PostgreSQL", place, hint="take out `batch`")
     if metadata.run and language != "sql":
         language = "program"
     if package is not None and language == "program":
@@ -70,7 +73,7 @@ def read_change(path: Path, *, default_dialect: Dialect = Dialect.POSTGRES, pack
         metadata=metadata,
         steps=steps,
         is_private=package is not None,
-        batching=batching_of(text, file) if language == "python" else None,
+        batching=batching_of(text, file) if language == "python" else metadata.batch,
     )
 
 

@@ -53,13 +53,25 @@ def _filled(name: str, text: str, places: Mapping[str, str]) -> str:
         raise UsageError(f'unable to fill in "{text}" for the variable {name}', hint=hint) from None
 
 
-def run(command: Sequence[str], variables: Mapping[str, str], folder: str, trouble: Callable[[], str | None]) -> None:
+Wait = Callable[[subprocess.Popen[bytes]], None]
+
+
+def wait_for(child: subprocess.Popen[bytes]) -> None:
+    """For its end, and not for long."""
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(_LOOK_S)
+
+
+def run(
+    command: Sequence[str], variables: Mapping[str, str], folder: str, trouble: Callable[[], str | None],
+    wait: Wait = wait_for,
+) -> None:  # fmt: skip
     """Run the command to its end. Raises RolledBack where it fails, or `trouble` has something to say."""
     try:
         child = subprocess.Popen(list(command), env=dict(variables), cwd=folder, **_APART)
     except OSError as error:
         raise _not_started(command[0], error) from None
-    _attend(child, command[0], trouble)
+    _attend(child, command[0], trouble, wait)
 
 
 def start_closed(
@@ -90,10 +102,10 @@ def start_closed(
 
 def run_closed(
     command: Sequence[str], variables: Mapping[str, str], folder: str, trouble: Callable[[], str | None], port: int,
-    listens: Callable[[socket.socket], None],
+    listens: Callable[[socket.socket], None], wait: Wait = wait_for,
 ) -> None:  # fmt: skip
     """As `run`, in a network of its own; `listens` is given the socket on which its connections arrive."""
-    _attend(start_closed(command, variables, folder, port, listens, **_APART), command[0], trouble)
+    _attend(start_closed(command, variables, folder, port, listens, **_APART), command[0], trouble, wait)
 
 
 _CLOSED = (sys.executable, "-I", "-S", closed.__file__)
@@ -120,11 +132,10 @@ def _not_started(name: str, error: OSError) -> RolledBack:
     return RolledBack(f'unable to start "{name}": {reason}', hint="name a program that is here")
 
 
-def _attend(child: subprocess.Popen[bytes], name: str, trouble: Callable[[], str | None]) -> None:
+def _attend(child: subprocess.Popen[bytes], name: str, trouble: Callable[[], str | None], wait: Wait) -> None:
     try:
         while True:
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(_LOOK_S)
+            wait(child)
             if child.returncode is not None:
                 break
             problem = trouble()

@@ -17,10 +17,12 @@ from backout.endpoint import frames
 from backout.endpoint.extended import Extended
 from backout.endpoint.frames import Malformed, Stream, message, text
 from backout.endpoint.names import Names
+from backout.endpoint.pieces import Refusal
 from backout.endpoint.settings import Settings
 from backout.endpoint.simple import Look, Queries
 from backout.endpoint.transactions import Transactions
 from backout.endpoint.transcript import Transcript
+from backout.endpoint.turns import INSIDE, Turnstile
 from backout.endpoint.upstream import Expected, Upstream
 
 _BACK_PRESSURE = 1 << 20  # bytes that wait for one side before the other is read on
@@ -46,6 +48,7 @@ class Shared:
     transcript: Transcript
     isolation: str  # the run's
     look: Look | None = None  # of a session: what it has changed so far
+    turns: Turnstile | None = None  # of a change in batches
     using: set[int] = field(default_factory=set)  # the clients that have had the session and have not left
 
 
@@ -72,12 +75,15 @@ class Conversation:
         self._outgoing = bytearray()  # for the client
         self._names = names = Names(number, shared.upstream)
         self._transactions = transactions = Transactions(
-            number, shared.upstream, shared.settings, shared.transcript, names, shared.isolation
-        )
+            number, shared.upstream, shared.settings, shared.transcript, names, shared.isolation,
+            shared.turns.statement if shared.turns else None,
+        )  # fmt: skip
+        self._turns = shared.turns
+        ask = self._ask if shared.turns is not None else None
         if "pg_temp" in self._wanted.get("search_path", ""):
             transactions.reader.search_path_is_set()
-        self._queries = queries = Queries(shared.upstream, transactions, names, self._unanswered, shared.look)
-        self._extended = extended = Extended(shared.upstream, transactions, names)
+        self._queries = queries = Queries(shared.upstream, transactions, names, self._unanswered, shared.look, ask)
+        self._extended = extended = Extended(shared.upstream, transactions, names, ask)
         self._handlers: Mapping[int, Callable[[bytes], None]] = {
             ord("Q"): queries.query, ord("P"): extended.parse, ord("B"): extended.bind, ord("D"): extended.describe,
             ord("C"): extended.close, ord("E"): extended.execute, ord("S"): extended.sync, ord("H"): extended.flush,
@@ -254,6 +260,24 @@ class Conversation:
         if not self._leaving:
             self._read()
 
+    # -- batches -------------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> Refusal | None:
+        """The batch before is settled, and the next one begun; else why not. The session is at rest meanwhile."""
+        assert self._turns is not None
+        upstream, transactions = self._upstream, self._transactions
+        if transactions.will_be or transactions.failed:
+            return INSIDE
+        alive: list[bool] = []
+        upstream.control("nothing", done=lambda: alive.append(True))
+        upstream.sync(ours=True)
+        upstream.rest(client=self._outgoing)
+        if not alive:
+            raise Malformed("a call of next_batch behind what has failed")
+        refusal = self._turns.ask(self._number)
+        transactions.guarded = False
+        return refusal
+
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def leave(self, cancel: Callable[[], None]) -> None:
@@ -262,6 +286,8 @@ class Conversation:
         `cancel` is called where it is still at a statement after a moment.
         """
         upstream, self._leaving = self._upstream, True
+        if self._turns is not None:
+            self._turns.left(self._number)
         if not self.holds_session:
             self._lease()
             self.holds_session = True
@@ -279,7 +305,8 @@ class Conversation:
         upstream.rest()
         self._using.discard(self._number)
         if not self._using:  # what a server ends with a session
-            for statement in ("DISCARD TEMP", "SELECT pg_catalog.pg_advisory_unlock_all()"):
+            discard = ("DISCARD TEMP",) if self._turns is None else ()  # armed tables' logs are temporary, too
+            for statement in (*discard, "SELECT pg_catalog.pg_advisory_unlock_all()"):
                 upstream.attempt_once(statement)
         self.holds_session = False
         self._release()

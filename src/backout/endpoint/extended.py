@@ -11,6 +11,7 @@ from backout.endpoint.frames import message, strings
 from backout.endpoint.names import NOTHING, Names, Prepared
 from backout.endpoint.pieces import NOT_SUPPORTED, SYNTAX, Control, Piece, Refusal
 from backout.endpoint.transactions import OUTSIDE, TRANSACTION, Transactions
+from backout.endpoint.turns import ALONE, OWN_NAME, Ask
 from backout.endpoint.upstream import Expected, Upstream
 
 #: Answers that nothing waits for.
@@ -20,7 +21,8 @@ _BOUND, _DESCRIBED = Expected("bind"), Expected("describe")
 class Extended:
     """The messages of one client since its last Sync."""
 
-    def __init__(self, upstream: Upstream, transactions: Transactions, names: Names) -> None:
+    def __init__(self, upstream: Upstream, transactions: Transactions, names: Names, ask: Ask | None = None) -> None:
+        self._ask = ask
         self._upstream, self._transactions, self._names = upstream, transactions, names
         self.unsynced = False  # something was bound or executed, and its Sync has not come yet
         self.will_copy = False  # a COPY was executed, and it is not known yet whether the server wants its data
@@ -48,9 +50,18 @@ class Extended:
         """Make a portal of a prepared statement and its parameters."""
         (portal, name), rest = strings(payload, 2)
         transactions = self._transactions
+        prepared = self._names.get(name)
+        if self._ask is not None and (portal.startswith(b"backout_") or prepared.piece.asks):
+            refusal = OWN_NAME if portal.startswith(b"backout_") else ALONE if self.unsynced else self._ask()
+            if refusal is not None:
+                self.unsynced = True
+                transactions.refuse(Piece(prepared.piece.original, refusal=refusal))
+                return
+            if not name:  # between two transactions the session's unnamed statement has become another
+                unnamed = b"\0" + prepared.piece.text.encode() + b"\0" + prepared.types
+                self._upstream.send(message(b"P", unnamed), Expected("parse", ours=True))
         self.unsynced = True
         transactions.guard(only_reads=True)
-        prepared = self._names.get(name)
         if not prepared.piece.only_reads:
             transactions.remember((prepared.piece,))
         transactions.portals[portal] = (prepared, rest)
@@ -66,6 +77,9 @@ class Extended:
     def close(self, payload: bytes) -> None:
         """Close a statement or a portal."""
         self._transactions.guard(only_reads=True)
+        if payload[:1] != b"S" and self._ask is not None and payload[1:].startswith(b"backout_"):
+            self._transactions.refuse(Piece("", refusal=OWN_NAME))
+            return
         if payload[:1] != b"S":
             self._transactions.portals.pop(payload[1:-1], None)
             self._upstream.send(message(b"C", payload), Expected("close"))
@@ -78,6 +92,9 @@ class Extended:
         transactions = self._transactions
         self.unsynced = True
         prepared, bound = transactions.portals.get(portal, (NOTHING, b""))
+        if self._ask is not None and portal.startswith(b"backout_"):
+            transactions.refuse(Piece("", refusal=OWN_NAME))
+            return
         piece = prepared.piece
         if piece.control in TRANSACTION:
             transactions.control(piece)

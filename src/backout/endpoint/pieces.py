@@ -63,6 +63,7 @@ class Piece:
     tables: tuple[tuple[str | None, str], ...] = ()  # that it writes, as it names them
     drops: str | None = None  # CREATE TEMP TABLE … ON COMMIT DROP: its name
     said: str | None = None
+    asks: bool = False  # for the bounds of the next batch; `text` says them once there are any
     looks: bool = False  # SHOW "backout.diff", which the endpoint answers where it can
 
     @property

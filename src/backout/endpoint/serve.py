@@ -51,10 +51,10 @@ def serve(change: Change, transaction: Transaction, mode: Mode, run: int, comman
     """Run the command against the transaction. Raises RolledBack or Refused; the transcript is kept all the same."""
     lends = lending(transaction)
     words = [word.replace("{file}", str(change.path.resolve())) for word in command.words]
-    is_closed, notes = _network(command)
+    is_closed, notes = network(command)
     with lends.lend() as loan:
         endpoint = Endpoint(loan, user=USER, keep=lambda lines: lends.transcribe(run, lines))
-        watch = _Watch(words[0], endpoint, lends, command.limits)
+        watch = Watch(words[0], endpoint, lends, command.limits)
         with endpoint:
             try:
                 given = child.environment(variables(endpoint, mode), change.metadata.env)
@@ -62,7 +62,7 @@ def serve(change: Change, transaction: Transaction, mode: Mode, run: int, comman
                     child.run_closed(words, given, str(command.folder), watch.trouble, endpoint.port, endpoint.listen)
                 else:
                     child.run(words, given, str(command.folder), watch.trouble)
-                _require_clean(watch.last_look())
+                require_clean(watch.last_look())
             finally:
                 endpoint.close()
                 endpoint.transcript.flush()
@@ -89,7 +89,8 @@ def _typed(change: Change, command: Command) -> str:
     return f"in place of the change's own command this was run: {shlex.join(command.words)}"
 
 
-def _network(command: Command) -> tuple[bool, tuple[str, ...]]:
+def network(command: Command) -> tuple[bool, tuple[str, ...]]:
+    """Whether it gets a network of its own, and what is to be said of that. Raises Refused."""
     if command.closed is False:
         return False, ("the program's network was open, as the change says",)
     problem = child.why_not_closed()
@@ -103,7 +104,7 @@ def _network(command: Command) -> tuple[bool, tuple[str, ...]]:
     return False, (f"the program's network was open, since it cannot be given one of its own here: {problem}",)
 
 
-class _Watch:
+class Watch:
     """What may be wrong while the command runs: the endpoint's own problems, limits, and sessions beside it."""
 
     def __init__(self, name: str, endpoint: Endpoint, transaction: Lends, limits: Limits) -> None:
@@ -123,6 +124,10 @@ class _Watch:
             return None
         return self.last_look()
 
+    def problem(self) -> str | None:
+        """What forbids to commit, in words."""
+        return self._endpoint.record.problems[0] if self._endpoint.record.problems else self.last_look()
+
     def last_look(self) -> str | None:
         """Another session of this machine, in words."""
         self._looked = monotonic()
@@ -132,7 +137,8 @@ class _Watch:
         return f"another session of this machine appeared meanwhile, and may have written outside of the guard: {others[0]}"
 
 
-def _require_clean(problem: str | None) -> None:
+def require_clean(problem: str | None) -> None:
+    """Raise RolledBack where there is one."""
     if problem is not None:
         raise RolledBack(problem, hint="close other clients on this machine while a change runs, and run it again")
 

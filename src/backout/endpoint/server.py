@@ -24,6 +24,7 @@ from backout.endpoint.limits import Activity
 from backout.endpoint.settings import Settings, at_log_in
 from backout.endpoint.simple import Look
 from backout.endpoint.transcript import Keep, Transcript
+from backout.endpoint.turns import Turnstile
 from backout.endpoint.upstream import Blinded, ServerGone, Upstream
 from backout.engines.protocol import Loan
 
@@ -48,15 +49,18 @@ class Endpoint:
 
     def __init__(
         self, loan: Loan, *, user: str, keep: Keep = lambda _lines: None, wait_s: float = 30.0, most_clients: int = 20,
-        look: Look | None = None,
+        look: Look | None = None, turns: Turnstile | None = None,
     ) -> None:  # fmt: skip
         self.user, self.database, self.password = user, loan.database, secrets.token_urlsafe(24)
         self.record = Record()
         self.transcript = Transcript(keep)
         self._parameters, self._cancel, self._wait_s, self._most = loan.parameters, loan.cancel, wait_s, most_clients
         self._upstream = Upstream(loan.socket, loan.deferred, loan.parameters)
+        settings = Settings(self._upstream)
+        if turns is not None:
+            turns.serves(self._upstream, settings)
         looks = _at_home(loan, look) if look is not None else None
-        self._shared = Shared(self._upstream, Settings(self._upstream), self.transcript, loan.isolation, looks)
+        self._shared = Shared(self._upstream, settings, self.transcript, loan.isolation, looks, turns)
         self._was_busy, self._at_statement, self._since = False, 0, monotonic()
         self._session = threading.Lock()
         self._holder: tuple[int, int] | None = None
@@ -112,6 +116,10 @@ class Endpoint:
         if busy != self._was_busy or self.transcript.statements != self._at_statement:
             self._was_busy, self._at_statement, self._since = busy, self.transcript.statements, monotonic()
         return Activity(busy, monotonic() - self._since)
+
+    def note_activity(self) -> None:
+        """A batch was settled, which no client's statement shows."""
+        self._since = monotonic()
 
     def close(self) -> None:
         """End every connection, and bring the session to rest."""

@@ -9,7 +9,7 @@ Not for: which settings may be set (`sql/reserved.py`). A SET inside of a functi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from backout.endpoint.pieces import Setting
 from backout.endpoint.statements import decides_how_text_is_read, is_as_it_is
@@ -78,6 +78,13 @@ class Settings:
         if problem is None:
             self._names.setdefault(client, set()).update(wanted)
         return problem
+
+    def carried(self) -> tuple[Mapping[str, str], Collection[str]]:
+        """What a transaction's end would take along: what the session has set now, with what remembers it; all memory."""
+        own = {name: f"backout.d_{name}" for name in sorted(self._names.get(self._holder, ()))}
+        known = {name for names in self._names.values() for name in names}
+        kept = {f"backout.c{client}_{name}" for client, names in self._names.items() for name in names}
+        return own, sorted({f"backout.d_{name}" for name in known} | kept)
 
     def leave(self, client: int) -> None:
         """A client has gone: nothing of it stays. Outside of any client's transaction."""

@@ -14,6 +14,7 @@ from backout.endpoint.frames import message, strings, table
 from backout.endpoint.names import Names
 from backout.endpoint.pieces import NOT_NOW, Control, Piece, Refusal
 from backout.endpoint.transactions import OUTSIDE, TRANSACTION, Transactions
+from backout.endpoint.turns import ALONE, Ask
 from backout.endpoint.upstream import Expected, Upstream
 from backout.errors import BackoutError
 
@@ -26,10 +27,10 @@ class Queries:
 
     def __init__(
         self, upstream: Upstream, transactions: Transactions, names: Names, unanswered: Callable[[], None],
-        look: Look | None = None,
+        look: Look | None = None, ask: Ask | None = None,
     ) -> None:  # fmt: skip
         self._upstream, self._transactions, self._names = upstream, transactions, names
-        self._unanswered, self._look = unanswered, look
+        self._unanswered, self._look, self._ask = unanswered, look, ask
         self.units: deque[tuple[Piece, ...]] = deque()  # what is left of a query with several statements
 
     def query(self, payload: bytes) -> None:
@@ -38,6 +39,8 @@ class Queries:
         self._transactions.begins()
         pieces = self._transactions.reader.read(query)
         refused = next((piece for piece in pieces if piece.refusal), None)
+        if refused is None and any(piece.asks for piece in pieces):
+            refused = self._asked(pieces)
         if refused is not None:
             self._refuse(refused)
         elif any(piece.control in TRANSACTION for piece in pieces):
@@ -47,6 +50,12 @@ class Queries:
             self._show(pieces[0], self._look)
         else:
             self._plain(query, pieces)
+
+    def _asked(self, pieces: tuple[Piece, ...]) -> Piece | None:
+        """The next batch is at hand; else why not."""
+        assert self._ask is not None, "read as asking only where somebody can be asked"
+        refusal = ALONE if len(pieces) > 1 else self._ask()
+        return Piece(pieces[0].original, refusal=refusal) if refusal else None
 
     def next_unit(self) -> None:
         """Go on with what is left."""

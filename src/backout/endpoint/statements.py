@@ -41,7 +41,9 @@ STAND_IN = f"ROLLBACK TO SAVEPOINT {GUARD}"
 DIFF = "backout.diff"
 #: Has the command tag SET and no effect: what the run has decided already.
 _NOTHING = "SET LOCAL backout.nothing = ''"
-_OURS = re.compile(r"_backout|c[0-9]+_")  # prepared statements: our controls, and those of clients by messages
+_OURS = re.compile(r"_backout|backout_|c[0-9]+_")  # prepared statements: our controls, and those of clients by messages
+_NEXT_BATCH = "backout.next_batch"
+_CURSORS = ("declare_cursor_stmt", "close_portal_stmt", "fetch_stmt")
 _KEPT = 2048
 
 
@@ -63,7 +65,9 @@ class Reader:
     What was made in a transaction that was rolled back is not there: a name that is forgotten is refused, never mistaken.
     """
 
-    def __init__(self, isolation: str = "read committed") -> None:
+    def __init__(self, isolation: str = "read committed", bounds: str | None = None) -> None:
+        """`bounds`: SQL that says the bounds of the batch at hand; None: the change has no batches."""
+        self._bounds = bounds
         self._scope = Scope()
         self._at_begin: frozenset[str] = frozenset()
         self._known: dict[bytes, tuple[Piece, ...]] = {}
@@ -116,6 +120,9 @@ class Reader:
 
     def _piece(self, text: str, node: Any) -> Piece:
         which = node.WhichOneof("node")
+        of_batches = self._of_batches(text, which, node) if self._bounds is not None else None
+        if of_batches is not None:
+            return of_batches
         if which == "transaction_stmt":
             return self._control(text, node.transaction_stmt)
         if which in ("deallocate_stmt", "execute_stmt", "prepare_stmt"):
@@ -136,6 +143,15 @@ class Reader:
         if which == "declare_cursor_stmt" and node.declare_cursor_stmt.options & _CURSOR_HOLD:
             return self._held(text, node)
         return self._judged(text, node)
+
+    def _of_batches(self, text: str, which: str, node: Any) -> Piece | None:
+        """What means something else in a change in batches: who asks for the next, and cursors, of which one is ours."""
+        if which == "select_stmt" and _is_next_batch(node):
+            return Piece(self._bounds or "", only_reads=True, said=text, asks=True)
+        if which in _CURSORS and _OURS.match(getattr(node, which).portalname or "backout_"):
+            hint = "name the cursor, with a name that does not begin with backout_"
+            return _refused(text, Refusal(RESERVED, "the cursors of the run are backout's own", hint))
+        return None
 
     def _prepared(self, text: str, which: str, node: Any) -> Piece:
         name = getattr(node, which).name
@@ -193,6 +209,13 @@ class Reader:
 
     def _judged(self, text: str, node: Any) -> Piece:
         facts = facts_of(node, self._scope.resolvable)
+        if any(call.name == _NEXT_BATCH for call in facts.calls):
+            problem = "backout.next_batch() in another statement than the one that it is"
+            hint = (
+                "send it by itself: SELECT * FROM backout.next_batch(); "
+                'and say batch = {table = "…", by = "…"} in the metadata'
+            )
+            return _refused(text, Refusal(NOT_SUPPORTED, problem, hint))
         _, objection = judge(node, facts, self._scope)
         if objection is not None:
             return _refused(text, Refusal(NOT_SUPPORTED, objection.reason, objection.hint))
@@ -262,6 +285,31 @@ def is_as_it_is(name: str, value: str) -> bool:
 def decides_how_text_is_read(name: str) -> bool:
     """Whether statements mean something else with another value of this setting."""
     return name.lower() in _AS_THEY_ARE
+
+
+def _is_next_batch(node: Any) -> bool:
+    """SELECT * FROM backout.next_batch(), and nothing else."""
+    select = node.select_stmt
+    given = {field.name for field, _ in select.ListFields()}
+    if given - {"limit_option", "op"} != {"target_list", "from_clause"} or len(select.from_clause) != 1:
+        return False
+    shown = [one.res_target for one in select.target_list]
+    if len(shown) != 1 or shown[0].indirection or shown[0].name:
+        return False
+    fields = shown[0].val.column_ref.fields
+    source = select.from_clause[0]
+    if [one.WhichOneof("node") for one in fields] != ["a_star"] or source.WhichOneof("node") != "range_function":
+        return False
+    if {field.name for field, _ in source.range_function.ListFields()} != {"functions"}:
+        return False
+    parts = source.range_function.functions
+    calls = parts[0].list.items if len(parts) == 1 else ()
+    if not calls or calls[0].WhichOneof("node") != "func_call":
+        return False
+    call = calls[0].func_call
+    name = ".".join(one.string.sval for one in call.funcname)
+    only = {field.name for field, _ in call.ListFields()} <= {"funcname", "location", "funcformat"}
+    return name == _NEXT_BATCH and only and not any(one.WhichOneof("node") for one in calls[1:])
 
 
 def _may_put_temporary_last(node: Any, facts: Facts) -> bool:

@@ -29,11 +29,12 @@ class Transactions:
     """Where one client is: `inside` of a transaction as far as the server has answered, and what `will_be`."""
 
     def __init__(
-        self, number: int, upstream: Upstream, settings: Settings, transcript: Transcript, names: Names, isolation: str
-    ) -> None:
+        self, number: int, upstream: Upstream, settings: Settings, transcript: Transcript, names: Names, isolation: str,
+        bounds: str | None = None,
+    ) -> None:  # fmt: skip
         self._number, self._upstream, self._settings = number, upstream, settings
         self._transcript, self._names = transcript, names
-        self.reader = Reader(isolation)
+        self.reader = Reader(isolation, bounds)
         self.portals: dict[bytes, tuple[Prepared, bytes]] = {}  # with what was bound
         self.opened: set[bytes] = set()  # portals and cursors that end with the client's transaction
         self._local: set[str] = set()  # settings that end with it

@@ -101,6 +101,11 @@ class Transcript:
         self._lock = threading.Lock()
         self._number = 0
 
+    def go_on_behind(self, number: int, head: str) -> None:
+        """A run that is resumed has lines already."""
+        self._number = self.statements = number
+        self.head = head
+
     def add(self, ended: _Ended) -> None:
         """What was done."""
         self.statements += 1

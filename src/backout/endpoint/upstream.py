@@ -315,9 +315,15 @@ class Upstream:
 
     # -- alone with the server -----------------------------------------------------------------------------------------
 
-    def rest(self, ready: Callable[[bytes], None] = lambda _status: None, patience_s: float | None = None) -> bool:
-        """Send all, and wait until nothing is owed; what is the client's is thrown away. False: not within this time."""
-        ignored = bytearray()
+    def rest(
+        self, ready: Callable[[bytes], None] = lambda _status: None, patience_s: float | None = None,
+        client: bytearray | None = None,
+    ) -> bool:  # fmt: skip
+        """Send all, and wait until nothing is owed; False: not within this time.
+
+        What is the client's goes to `client`, or is thrown away.
+        """
+        answered = client if client is not None else bytearray()
         until = None if patience_s is None else monotonic() + patience_s
         while self.owed or self.outgoing:
             left = None if until is None else until - monotonic()
@@ -328,9 +334,14 @@ class Upstream:
                 self.flush()
             if readable:
                 self.receive()
-                self.answers(ignored, ready, lambda: True)
-                ignored.clear()
+                self.answers(answered, ready, lambda: True)
+                if client is None:
+                    answered.clear()
         return True
+
+    def begun_anew(self) -> None:
+        """The session is in another transaction than before: it has no savepoint yet."""
+        self.guard_is_set = self.guard_is_clean = False
 
     def attempt(self, calls: Sequence[tuple[str, str, str]]) -> str | None:
         """Do something of ours between two transactions of clients; what the server said against it, or None."""

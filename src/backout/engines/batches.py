@@ -18,7 +18,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Protocol, cast
 
-from backout.engines.protocol import Database
+from backout.engines.protocol import Database, Lends
 from backout.engines.values import (
     Capture,
     CapturedTable,
@@ -223,6 +223,38 @@ class Batch(Protocol):
         """Never raises."""
 
 
+class LendsBatches(Lends, Protocol):
+    """The session of a run in batches for a program, with what has to be done between two of its transactions."""
+
+    def last_line(self, run: int) -> tuple[int, str] | None:
+        """Number and hash of the last line of the run's transcript; a run that is resumed goes on behind it."""
+
+    def begin_reading(self) -> None:
+        """Begin a transaction that can only read, under the environment's role; `lend` does so first."""
+
+    def end_reading(self) -> None:
+        """Roll that back, where there is one."""
+
+    def release(self, savepoint: str) -> None:
+        """Release a savepoint of the transaction at hand."""
+
+    def take_settings(self, own: Mapping[str, str], memory: Collection[str]) -> Mapping[str, tuple[str, bool]]:
+        """What has to be put in place in the next transaction; until then the session has its own settings.
+
+        `own`: settings that clients have set, each with the setting that remembers its value before (`=` and the value).
+        """
+
+    def put_settings(self, carried: Mapping[str, tuple[str, bool]]) -> None:
+        """Put them in place: name -> (value, whether it ends with the transaction)."""
+
+    @property
+    def statement(self) -> str:
+        """SQL that says the bounds of the batch at hand as `tell` has told them; no row where it has not."""
+
+    def tell(self, number: int, after: Key | None, upto: Key, where: str, *, again: bool) -> None:
+        """Set what `statement` says, until the transaction ends."""
+
+
 class Batches(Protocol):
     """What goes through one table in batches; owns its sessions."""
 
@@ -277,6 +309,9 @@ class Batches(Protocol):
     def script(self, guard: Callable[[str], None]) -> Any:
         """The `db` for a Python change, in whatever batch is open, or in `reading`; see `engines.protocol.Transaction`."""
 
+    def lending(self, keyset: Keyset) -> LendsBatches:
+        """The session that writes the batches, for a program; only where it was opened for that."""
+
     def reading(self) -> AbstractContextManager[None]:
         """Between two batches: a transaction that can only read, under the environment's role, and is rolled back."""
 
@@ -321,8 +356,8 @@ class BatchingDatabase(Database, Protocol):
     @property
     def batch_journal(self) -> BatchJournal: ...
 
-    def batches(self) -> Batches:
-        """Open the sessions for a run in batches."""
+    def batches(self, *, to_lend: bool = False) -> Batches:
+        """Open the sessions for a run in batches; `to_lend`: so that `Batches.lending` can lend the one that writes."""
 
 
 def in_batches(database: Database) -> BatchingDatabase:

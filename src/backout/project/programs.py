@@ -44,6 +44,11 @@ def done_by(change: Change, words: Sequence[str]) -> Change:
             f'"{change.identifier}" is not a change that a program does',
             hint='its metadata says how: run = ["bin/rails", "runner", "{file}"]',
         )
+    if change.batching is not None:
+        raise UsageError(
+            f'"{change.identifier}" runs in batches, and is resumed by the command that it began with',
+            hint="write the command into its metadata, or take out `batch`",
+        )
     key = secrets.token_bytes(32) if change.metadata.data is DataClass.PHI else None
     command = json.dumps(list(words), ensure_ascii=False).encode()
     made = digest(change.identifier, change.digest, attachments={"command": command}, key=key)

@@ -24,6 +24,11 @@ def change_of(record: RunRecord, story: Story) -> Change:
             f'the transcript of run "{record.identifier}" is not what was recorded, from statement {story.broken} on',
             hint="look who has changed it: only the login role may write there; run the change itself instead",
         )  # fmt: skip
+    if record.batches:
+        raise Refused(
+            "replay", f'run "{record.identifier}" was a run in batches, which its statements alone do not say',
+            hint="run the change itself there",
+        )  # fmt: skip
     identifier = f"replay-of-{record.identifier}"
     head = str((record.report.get("transcript") or {}).get("sha256", ""))
     metadata = Metadata(

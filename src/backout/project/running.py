@@ -51,7 +51,7 @@ from backout.recovery.proof import Tightness
 from backout.runs.as_json import PROVEN
 from backout.runs.changes import Agree, ChangeRun
 from backout.runs.either import run_as_written, undo_as_run
-from backout.runs.recorder import Serve
+from backout.runs.recorder import Serve, ServeTurns
 from backout.runs.rehearsal import Pause, Rehearsal, nobody_looks, rehearse
 from backout.runs.report import RunReport
 from backout.runs.undos import UndoRun
@@ -253,6 +253,7 @@ class Running(Reading):
             Tightness[environment.min_proof.upper()], snapshot=environment.isolation == "repeatable read",
             limits=limits_of(environment),
             serve=self._serving(change, environment) if change.language == "program" else None,
+            serve_turns=self._serving_turns(change, environment) if change.language == "program" else None,
             tracking=self.config.tracking_folder,
             quiet_hours=environment.quiet_hours,
         )  # fmt: skip
@@ -263,6 +264,13 @@ class Running(Reading):
 
         command = command_of(change, environment, self.config.folder)
         return lambda change, transaction, mode, number: serve(change, transaction, mode, number, command)
+
+    def _serving_turns(self, change: Change, environment: Environment) -> ServeTurns:
+        """The same in batches, which the program asks for."""
+        from backout.endpoint.serve_turns import serve_turns
+
+        command = command_of(change, environment, self.config.folder)
+        return lambda change, lends, turns, mode, number: serve_turns(change, lends, turns, mode, number, command)
 
     def _policy(self) -> UndoPolicy:
         return UndoPolicy(self.config.append_only, self.config.bookkeeping, self.config.tables)

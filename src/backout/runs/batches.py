@@ -46,6 +46,7 @@ from backout.runs.batches_end import (
 )
 from backout.runs.batches_going import Going, Told, go_on_behind, stoppable
 from backout.runs.batches_pace import ATTEMPTS, Pace, before_attempt
+from backout.runs.batches_program import run_program
 from backout.runs.batches_report import with_totals
 from backout.runs.batches_script import run_loop
 from backout.runs.batches_settle import is_worth_another, note_settled, settled
@@ -68,7 +69,7 @@ def run_batched(database: Database, reopen: Reopen, run: ChangeRun, *, resume: i
     step = batched_step(run.change)
     assert step is not None
     with stoppable() as told:
-        batches = target.batches()
+        batches = target.batches(to_lend=run.change.language == "program")
         try:
             going = _begun(target, batches, run, step, told, resume)
             going.tracking = tracking_of(database, run)
@@ -149,6 +150,9 @@ def _through(going: Going, reopen: Reopen) -> RunReport:
 
 def _all(going: Going) -> tuple[AssertionReport, ...]:
     """One batch after the other, until none is left; what a Python change's own check says behind them."""
+    if going.run.change.language == "program":
+        run_program(going)
+        return ()
     if going.run.change.batching is not None:
         return run_loop(going)
     while _one(going):

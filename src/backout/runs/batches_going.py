@@ -72,6 +72,7 @@ class Going:
     waits_for: str | None = None
     tracking: Tracking | None = None
     resumed: bool = False
+    transcript: Mapping[str, Any] | None = None  # of a program
 
     @property
     def keeps(self) -> bool:

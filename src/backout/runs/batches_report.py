@@ -38,7 +38,7 @@ def blank_report(going: Going) -> RunReport:
         else (StatementReport(step.statement.line, shown_text(run.change, step.statement.text), going.affected, 0.0),),
         proof=proof_of(going.keyset, going.tables),
         data=run.change.metadata.data.value, database=about, backup=run.backup, authority=run.start.authority,
-        again=run.again,
+        again=run.again, transcript=going.transcript,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from backout.gates.policy import Window
 from backout.recovery.plan import UndoPolicy, plan_undo
 from backout.recovery.proof import Tightness, Verdict
 from backout.runs.masking import PHI, shown_rows
-from backout.runs.recorder import Progress, Recorder, Serve, judged, parameters_of
+from backout.runs.recorder import Progress, Recorder, Serve, ServeTurns, judged, parameters_of
 from backout.runs.report import AssertionReport, ProofReport, RescueReport, RunReport, TableReport
 from backout.runs.rights import obstacle, require_no_obstacle, require_rights
 from backout.runs.subsetting import Subsetting
@@ -65,6 +65,7 @@ class ChangeRun:
     backup: Mapping[str, Any] | None = None  # the one that precedes the run
     reveal: bool = False  # show rows that are PHI as they are, on a terminal; the run's record says so
     serve: Serve | None = None  # for a program of another language
+    serve_turns: ServeTurns | None = None  # for one in batches
     limits: Limits = field(default_factory=Limits)  # of a run in batches: what it gives way to
     subset: Subset | None = None  # the keys that the run is limited to
     tracking: Path | None = None  # the folder of tracking files

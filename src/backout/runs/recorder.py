@@ -39,6 +39,9 @@ class Served:
 #: Lets a program of another language do the change, in the run of this number.
 Serve = Callable[[Change, Transaction, Mode, int], Served]
 
+#: Lets a program do a change in batches: the change, the engine's loan of the session, the turns, mode and run.
+ServeTurns = Callable[[Change, Any, Any, Mode, int], Served]
+
 
 @dataclass
 class Recorder:

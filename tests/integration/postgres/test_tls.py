@@ -188,6 +188,28 @@ def test_program_on_a_server_with_tls_is_captured_proven_and_undone(
     assert patients(secured) == start
 
 
+def test_program_in_batches_goes_through_tls(secured: PostgresDatabase, place: Place, home: Path) -> None:
+    program = """
+        connection.autocommit = True
+        connection.execute("SET TimeZone = 'Asia/Tokyo'")
+        while (batch := connection.execute("SELECT * FROM backout.next_batch()").fetchone()) is not None:
+            assert connection.execute("SHOW TimeZone").fetchone() == ("Asia/Tokyo",)
+            connection.execute("UPDATE patient SET name = name || '!' WHERE " + batch[3])
+        """
+    project = project_at(home, secured, url_of(secured, sslmode="verify-full", sslrootcert=place.trusted.root), program)
+    file = home / "changes" / "mend.py"
+    batch = '# batch = {table = "patient", by = "id", size = 2}\n'
+    file.write_text(file.read_text().replace("# ///\n", batch + "# ///\n", 1))
+    start = patients(secured)
+
+    run = project.run(project.change("mend"), "staging", ask=yes)
+
+    assert run.outcome is RunState.COMMITTED
+    assert patients(secured) == [(number, f"{name}!") for number, name in start]
+    project.undo(run.identifier, ask=yes)
+    assert patients(secured) == start
+
+
 def test_settings_are_found_where_libpq_finds_them(
     secured: PostgresDatabase, place: Place, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from backout.engines.postgres import batch_journal
 from backout.engines.postgres.armed_batches import Logs
 from backout.engines.postgres.batch import SQL, Kept, PostgresBatch, within
 from backout.engines.postgres.batch_capture import Images
+from backout.engines.postgres.batch_loan import BatchLoan
 from backout.engines.postgres.batch_past import HORIZON_S, Past
 from backout.engines.postgres.batch_pressures import Gauge
 from backout.engines.postgres.batch_questions import Questions
@@ -23,6 +24,7 @@ from backout.engines.postgres.batch_statistics import stale_statistics
 from backout.engines.postgres.batch_survey import Sought, as_role, foreseen, require_by_rows, survey
 from backout.engines.postgres.images import batch_column
 from backout.engines.postgres.journal import LOCK_CLASS, PostgresJournal
+from backout.engines.postgres.loan import session_to_lend
 from backout.engines.postgres.names import qualified, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.script import ScriptConnection
@@ -43,9 +45,10 @@ IN_SERVER_BYTES = 64 * 2**20
 class PostgresBatches:
     """See `engines.batches.Batches`."""
 
-    def __init__(self, settings: Settings, journal: PostgresJournal) -> None:
+    def __init__(self, settings: Settings, journal: PostgresJournal, *, to_lend: bool = False) -> None:
         self._settings, self._journal = settings, journal
-        self._main, self._past = Session(settings.url, "run"), Past(settings)
+        self._main = session_to_lend(journal.control, settings.url, "run") if to_lend else Session(settings.url, "run")
+        self._past = Past(settings)
         self._kept: Kept | None = None
         self._questions: Questions | None = None
         self._gauge = Gauge(journal.control)
@@ -169,11 +172,8 @@ class PostgresBatches:
         assert self._kept is not None, "neither `ghost` nor `keep` nor `take_over` was called"
         self._past.hold()
         self._logs.empty()
-        if self._questions is None:
-            self._questions = Questions(self._main, keyset.table.identifier)
-            if keyset.writes:
-                toasted = self._main.value(query("toasted_bytes", SQL), [keyset.table.identifier])
-                self._kept = replace(self._kept, in_server=toasted <= IN_SERVER_BYTES)
+        self._prepare(keyset)
+        assert self._questions is not None
         batch = PostgresBatch(
             self._settings,
             self._journal,
@@ -191,6 +191,20 @@ class PostgresBatches:
             batch.rollback()
             raise
         return batch
+
+    def _prepare(self, keyset: Keyset) -> None:
+        """Once: what is asked in each batch. It leaves nothing that anybody else has prepared."""
+        assert self._kept is not None
+        if self._questions is None:
+            self._questions = Questions(self._main, keyset.table.identifier)
+            if keyset.writes:
+                toasted = self._main.value(query("toasted_bytes", SQL), [keyset.table.identifier])
+                self._kept = replace(self._kept, in_server=toasted <= IN_SERVER_BYTES)
+
+    def lending(self, keyset: Keyset) -> BatchLoan:
+        """See the protocol."""
+        self._prepare(keyset)
+        return BatchLoan(self._settings, self._journal, self._main, self._past, keyset)
 
     def script(self, guard: Callable[[str], None]) -> ScriptConnection:
         """See the protocol."""

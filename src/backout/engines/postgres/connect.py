@@ -201,9 +201,9 @@ class PostgresDatabase:
             raise
         return transaction
 
-    def batches(self) -> PostgresBatches:
+    def batches(self, *, to_lend: bool = False) -> PostgresBatches:
         """See `engines.batches.BatchingDatabase`."""
-        return PostgresBatches(self.settings, self.journal)
+        return PostgresBatches(self.settings, self.journal, to_lend=to_lend)
 
     @property
     def batch_journal(self) -> PostgresBatchJournal:

@@ -47,6 +47,15 @@ def read_lines(control: Session, schema: str, run: int) -> Sequence[tuple[int, s
     return [(place, line, hashed) for place, line, hashed in rows]
 
 
+def last_line(control: Session, schema: str, run: int) -> tuple[int, str] | None:
+    """Number and hash of the run's last line; None: it has none."""
+    if not _exists(control, schema):
+        return None
+    table = qualified(TableName(schema, _NAME))
+    rows = control.run(f"SELECT place, hash FROM {table} WHERE run = $1 ORDER BY place DESC LIMIT 1", [run]).rows
+    return (int(rows[0][0]), str(rows[0][1])) if rows else None
+
+
 def drop_lines(control: Session, schema: str, run: int) -> None:
     """The run's lines; the caller owns the transaction."""
     if _exists(control, schema):
