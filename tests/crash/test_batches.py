@@ -208,11 +208,11 @@ def through(
             return record
         assert told["status"] in {-9, 2, 8, 11, 10}, told
         agrees(scene)
+        if action in {"run", "resume"} and record is not None and came_through(record):
+            return record  # the blow fell when all was done
         if action in {"run", "resume"} and record is not None and record.batches:
             assert record.state in {RunState.INTERRUPTED, RunState.PARTIAL}, record
             action, name = "resume", record.identifier
-        if action in {"run", "resume"} and record is not None and came_through(record):
-            return record
         if action == "undo" and undone(scene, name):
             assert record is not None
             return record
