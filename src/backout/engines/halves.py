@@ -9,7 +9,7 @@ Not for: PostgreSQL, whose server knows (`postgres/moved.py`). Work tables: see 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 HELD = "HELD"
 
@@ -34,9 +34,10 @@ def release(run: Callable[[str], object], tables: Sequence[str]) -> None:
         )
 
 
-def note_on_halves(name: object, count: object) -> tuple[str, ...]:
-    """How many rows of a table are left for the sake of others, in words."""
-    if not count:
-        return ()
-    rows = "1 more row of" if count == 1 else f"{count} more rows of"
-    return (f'{rows} "{name}" are left as well: the run may have changed keys there, and no half of a row is put back',)
+def notes_on_halves(ask: Callable[[str], object], tables: Mapping[str, object]) -> Iterator[str]:
+    """How many rows are left for the sake of others, in words; `tables`: what each work table is about."""
+    for table, name in tables.items():
+        count = ask(f"SELECT count(*) FROM {table} WHERE kind = '{HELD}'")
+        if count:
+            rows = "1 more row of" if count == 1 else f"{count} more rows of"
+            yield f'{rows} "{name}" are left as well: the run may have changed keys there, and no half of a row is put back'

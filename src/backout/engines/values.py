@@ -69,6 +69,16 @@ class Counts:
         """All writes."""
         return self.inserted + self.updated + self.deleted
 
+    @property
+    def replaced(self) -> int:
+        """Row versions that are over."""
+        return self.updated + self.deleted
+
+    @property
+    def made(self) -> int:
+        """Row versions that are new."""
+        return self.inserted + self.updated
+
 
 @dataclass(frozen=True)
 class CapturedTable:
@@ -93,6 +103,12 @@ class CapturedTable:
     unlogged: int = 0  # of counted row versions, those that no armed trigger logged: statements that failed half-way
     logged: bool = False  # the images are the net difference of all writes, each logged as it was made
     place: int = 0  # among the armed tables of a run in batches, from 1
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the images are as many as the server counted: no row was written twice, no write rolled back."""
+        counted = self.counted
+        return counted is not None and (self.before_rows, self.after_rows) == (counted.replaced, counted.made)
 
 
 @dataclass(frozen=True)

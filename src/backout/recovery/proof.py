@@ -62,8 +62,7 @@ def prove(capture: Capture) -> Verdict:
 
 
 def _judge(captured: CapturedTable, counted: Counts, failures: list[str]) -> tuple[Tightness, int]:
-    replaced, made = counted.updated + counted.deleted, counted.inserted + counted.updated
-    name = captured.table.name
+    replaced, made, name = counted.replaced, counted.made, captured.table.name
     if captured.before_rows > replaced:
         failures.append(_mismatch(f"{name}", "updated or deleted", replaced, captured.before_rows, "before"))
     if captured.after_rows > made:

@@ -16,8 +16,7 @@ from backout.runs.recorder import told_mode
 
 def run_program(going: Going) -> None:
     """Run the program until its last batch is settled. Raises what ended it."""
-    name = going.keyset.table.name.name
-    turns = Turns(going, '"' + name.replace('"', '""') + '"')
+    turns = Turns(going)
     change, serve = going.run.change, going.run.serve_turns
     assert serve is not None, "whoever runs a program has an endpoint for it"
     lends = going.batches.lending(going.keyset)

@@ -86,7 +86,7 @@ class LoopedDatabase:
         self._guard = guard_for(going.run.change.dialect)
         self._reads = False
         self._inner = going.batches.script(self._judged)
-        self.turns = Turns(going, _reference(going.keyset.table.name.name))
+        self.turns = Turns(going)
         self.mode = self._inner.mode = going.run.mode.value
 
     def batches(self, table: str, by: str | Sequence[str] = (), size: int | None = None) -> Iterator[Bounds]:
@@ -151,7 +151,3 @@ class LoopedDatabase:
     def rollback(self) -> NoReturn:
         """Always refused: raise an exception instead."""
         raise Refused("script", "a change may not roll back: raise an exception, and the batch is", hint=None)
-
-
-def _reference(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

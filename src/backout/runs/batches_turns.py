@@ -39,9 +39,9 @@ class Bounds:
 class Turns:
     """The batches of one run, taken one after the other."""
 
-    def __init__(self, going: Going, reference: str) -> None:
-        """`reference`: what the columns of the table are said with in `Bounds.where`, as SQL."""
-        self._going, self._reference = going, reference
+    def __init__(self, going: Going) -> None:
+        self._going = going
+        self._reference = '"' + going.keyset.table.name.name.replace('"', '""') + '"'
         self._batch: Batch | None = None
         self._began, self._locked, self._attempt = 0.0, 0.0, 1
         self.failed: BaseException | None = None

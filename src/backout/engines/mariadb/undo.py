@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from backout.engines.conflicts import Found, allows, refusals, renumbered
 from backout.engines.conflicts import fingerprint as fingerprint_of
-from backout.engines.halves import HELD, hold, note_on_halves, release
+from backout.engines.halves import hold, notes_on_halves, release
 from backout.engines.mariadb import images, records, undo_at_once, undo_report, undo_rows
 from backout.engines.mariadb.capture import Pair
 from backout.engines.mariadb.completeness import Counter
@@ -140,7 +140,7 @@ def revert(ground: Ground, plan: UndoPlan, resolution: Resolution, reverted: Rev
             written = _settle(ground, works)
             left = renumbered(undo_report.conflicts(session, works), met)
         notes.extend(refusals(left, resolution))
-        notes.extend(_halves(session, works))
+        notes.extend(notes_on_halves(session.value, {work.table: work.plan.table.name for work in works}))
         if left and not resolution.partial:
             return _refusal(session, works, left, fingerprint, notes), 0
         restored = _restored(session, works)
@@ -203,12 +203,6 @@ def _settle(ground: Ground, works: tuple[Work, ...]) -> int:
 def _keyed(works: Sequence[Work]) -> list[str]:
     """The work tables in which a row is told by its key."""
     return [work.table for work in works if work.key]
-
-
-def _halves(session: Session, works: Sequence[Work]) -> Iterator[str]:
-    for work in works:
-        held = session.value(f"SELECT COUNT(*) FROM {work.table} WHERE kind = '{HELD}'")
-        yield from note_on_halves(work.plan.table.name, held)
 
 
 def _require_exact(session: Session, works: Sequence[Work]) -> None:

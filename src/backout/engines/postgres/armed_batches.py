@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from backout.engines.postgres import batch_journal_armed, catalogue
 from backout.engines.postgres.armed import Armed, arming, disarm, leftovers, log_of, patiently
-from backout.engines.postgres.armed_capture import ARMED, counted_of, doing, net_difference, versions_of
+from backout.engines.postgres.armed_capture import ARMED, counted_of, doing, net_difference, tampered
 from backout.engines.postgres.images import batch_column, created, spare_name, stored, stored_list
 from backout.engines.postgres.journal import PostgresJournal
 from backout.engines.postgres.names import comma, literal, qualified, quoted
@@ -106,9 +106,7 @@ class Logs:
         main, backend = self._main, self._main.value("SELECT pg_catalog.pg_backend_pid()")
         log = TableName("pg_temp", f"armed_run_{self._run}_{self._fence}_{table.identifier}")
         side, action = spare_name("backout_side", table), f'arm table "{table.name}" with a trigger'
-        main.run(
-            f"{created(log)} AS {log_of(table, side)}", doing=action, state="untouched"
-        )  # fmt: skip
+        main.run(f"{created(log)} AS {log_of(table, side)}", doing=action, state="untouched")
         log_oid = main.value("SELECT $1::regclass::oid::text", [qualified(log)])
         guard = (
             f"pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {backend} "
@@ -188,13 +186,11 @@ class Logs:
 
     def findings(self, entries: Mapping[str, Counts], written: Mapping[str, Counts]) -> list[str]:
         """Why the logs cannot be believed, in words. `entries`: by the log's oid; `written`: by the table's."""
-        found = []
+        found: list[str] = []
         for oid, one in self.tables.items():
-            log = entries.get(one.armed.log_oid, Counts())
-            versions = versions_of(written.get(oid, Counts()))
-            if log.updated or log.deleted or log.inserted > versions:
-                found.append(f'the log of table "{one.table.name}" was written to by something else than its trigger')
-            if versions:
+            counted = written.get(oid, Counts())
+            found.extend(tampered(one.armed, counted, entries.get(one.armed.log_oid, Counts())))
+            if counted.total:
                 now = self._as_it_is(oid)
                 if now is None or replace(now, triggers=()) != replace(one.table, triggers=()):
                     found.append(f'table "{one.table.name}" was altered since it was armed')
@@ -221,7 +217,7 @@ class Logs:
         return CapturedTable(
             table, counted, before, after, tuple(column.name for column in table.restorable), ARMED,
             one.before.name if before else None, one.after.name if after else None, batch=batch,
-            unlogged=versions_of(counted) - entries.inserted, logged=True, place=one.place,
+            unlogged=counted.replaced + counted.made - entries.inserted, logged=True, place=one.place,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from backout.engines.postgres import catalogue
@@ -37,7 +37,7 @@ def capture_armed(
     replaces or makes, so that what is missing are writes whose statement failed before its triggers fired.
     """
     table = armed.table
-    versions = versions_of(counted)
+    versions = counted.replaced + counted.made
     if not versions and not entries:
         return None
     names = [column.name for column in table.restorable]
@@ -59,11 +59,6 @@ def capture_armed(
         str(place.before.name) if before else None, str(place.after.name) if after else None,
         unlogged=versions - entries, logged=True,
     )  # fmt: skip
-
-
-def versions_of(counted: Counts) -> int:
-    """How many row versions so many writes replace and make."""
-    return 2 * counted.updated + counted.inserted + counted.deleted
 
 
 def doing(table: Table) -> str:
@@ -126,16 +121,11 @@ def disarmed(latest: Session, armed: Mapping[str, Armed]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def tampered(armed: Collection[Armed], counts: Mapping[str, tuple[TableName, str, Counts]]) -> tuple[str, ...]:
-    """Which logs have more than triggers can have written, in words; see `capture_armed` for the numbers."""
-    found = []
-    for one in armed:
-        written = counted_of(counts, one.table.identifier)
-        entries = counted_of(counts, one.log_oid)
-        versions = 2 * written.updated + written.inserted + written.deleted
-        if entries.updated or entries.deleted or entries.inserted > versions:
-            found.append(f'the log of table "{one.table.name}" was written to by something else than its trigger')
-    return tuple(found)
+def tampered(armed: Armed, written: Counts, entries: Counts) -> tuple[str, ...]:
+    """In words, that its log has more than its trigger can have written; see `capture_armed` for the numbers."""
+    if entries.updated or entries.deleted or entries.inserted > written.replaced + written.made:
+        return (f'the log of table "{armed.table.name}" was written to by something else than its trigger',)
+    return ()
 
 
 def counted_of(counts: Mapping[str, tuple[TableName, str, Counts]], oid: str) -> Counts:

@@ -18,7 +18,7 @@ from backout.engines.postgres.armed import (
     require_ours,
     shown_size,
 )
-from backout.engines.postgres.armed_capture import disarmed, tampered
+from backout.engines.postgres.armed_capture import counted_of, disarmed, tampered
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.session import Session
 from backout.engines.values import Counts, Settings, TableName
@@ -60,7 +60,8 @@ class Arming:
 
     def findings(self, counts: Mapping[str, tuple[TableName, str, Counts]]) -> tuple[str, ...]:
         """Why the logs cannot be believed, in words; nothing: they can."""
-        return (*disarmed(self._latest, self.tables), *tampered(self.tables.values(), counts))
+        logged = ((one, counted_of(counts, oid), counted_of(counts, one.log_oid)) for oid, one in self.tables.items())
+        return (*disarmed(self._latest, self.tables), *(text for one in logged for text in tampered(*one)))
 
     def require_foreseen(self, main: Session, name: TableName, oid: str) -> None:
         """Refuse a table that the run has written, that is too big to scan and that was not armed.

@@ -238,8 +238,7 @@ class PostgresBatch:
             before, after = capture_batch(
                 self._main, self._past, self._images, counted, self._marks, self._next_xid, cursor=self._cursor
             )
-        made, gone = counted.inserted + counted.updated, counted.updated + counted.deleted
-        if (before, after) != (gone, made):
+        if (before, after) != (counted.replaced, counted.made):
             if self._reverted is None:
                 raise MoreIsWritten([table.identifier])
             if self._acts_on_itself:

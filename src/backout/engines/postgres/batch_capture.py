@@ -99,7 +99,7 @@ def capture_batch(
 
     `cursor`: `Images.cursor` was declared before the statement.
     """
-    wanted = counted.updated + counted.deleted, counted.inserted + counted.updated
+    wanted = counted.replaced, counted.made
     if cursor:
         if _by_cursor(main, images, marks) == wanted:
             return wanted

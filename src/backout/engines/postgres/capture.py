@@ -113,12 +113,12 @@ def _quick(
 
     def read_after() -> tuple[int, bool]:
         rows = main.run(write_after, doing=_doing(table)).affected
-        exact = rows == counted.inserted + counted.updated
+        exact = rows == counted.made
         only_locked = f"SELECT EXISTS (SELECT FROM {qualified(place.after)} WHERE NOT {mine})"
         return rows, exact and not (rows and main.value(only_locked))
 
     answer, (after, exact) = at_once(lambda: aux.run(write_before, doing=_doing(table)), read_after)
-    if exact and answer.affected == counted.updated + counted.deleted:
+    if exact and answer.affected == counted.replaced:
         return answer.affected, after
     aux.run(f"DROP TABLE {qualified(place.before)}")
     main.run(f"DROP TABLE {qualified(place.after)}")

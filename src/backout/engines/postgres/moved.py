@@ -7,7 +7,7 @@ The server knows: a row version that was replaced points to the one that took it
 to the version that this session sees (tidscan, heapam.c `heap_get_latest_tid`; measured on 15.18, 16.14 and 18.4). Rows
 that moved to another partition have no such link (htup_details.h, `ItemPointerIndicatesMovedPartitions`).
 
-Not for: tables that were armed with triggers, and batches, which refuse to change the key that they go by.
+Not for: tables that were armed with triggers, and batches; see `undo_moved.in_doubt`.
 Invariant: the table of pairs is made in the run's own transaction, or not at all.
 """
 
@@ -47,10 +47,7 @@ def note_moves(main: Session, aux: Session, schema: str, captured: CapturedTable
         return
     if captured.logged or not key_may_change(captured):
         return
-    explained = (captured.before_rows, captured.after_rows) == (
-        counted.updated + counted.deleted, counted.inserted + counted.updated,
-    )  # fmt: skip
-    if explained and counted.total == counted.updated and _same_keys(main, aux, schema, captured):
+    if captured.is_explained and counted.total == counted.updated and _same_keys(main, aux, schema, captured):
         return
     before, after = TableName(schema, captured.before_rescue), TableName(schema, captured.after_rescue)
     if not sees_rescue:
@@ -59,7 +56,7 @@ def note_moves(main: Session, aux: Session, schema: str, captured: CapturedTable
     gone = main.value(
         f"SELECT count(*) FROM {qualified(before)} b WHERE NOT EXISTS (SELECT FROM {qualified(after)} a WHERE {same})"
     )
-    if not gone or (explained and gone == counted.deleted):
+    if not gone or (captured.is_explained and gone == counted.deleted):
         return
     was = f"ROW({comma(f'b.{quoted(one.name)}' for one in columns_named(table, table.key))})::text"
     became = f"ROW({comma(stored(one, 't') for one in columns_named(table, table.key))})::text"
@@ -91,7 +88,7 @@ def _sent(main: Session, aux: Session, before: TableName, table: Table) -> Table
 
 
 def _same_keys(main: Session, aux: Session, schema: str, captured: CapturedTable) -> bool:
-    """Whether both images have the same keys, by a hash of all of them: a fourth of what a join takes."""
+    """Whether both images have the same keys, by a hash of all of them, without a join."""
     keys = comma(f"i.{quoted(name)}" for name in captured.table.key)
 
     def hashed(session: Session, rescue: str | None) -> object:

@@ -46,7 +46,6 @@ def revert(
     for place, undo in enumerate(plan.tables, 1):
         kind = KeyedTable if undo.captured.table.key else KeylessTable
         work.tables.append(kind(undo, place, rescue_schema))
-    work.moved = moves_of(main, rescue_schema, work.tables)
     main.run(f"DROP TABLE IF EXISTS {CONFLICT_TABLE}")
     main.run(
         f"CREATE TEMP TABLE {CONFLICT_TABLE.removeprefix('pg_temp.')} (place int, identity text, kind text, "
@@ -55,6 +54,7 @@ def revert(
     keep_triggers_out(work)
     work.rewritable, work.rewriting = rewritable(work), renumbered(work)
     work.rewriting &= work.rewritable
+    work.wanted = [main.one(table.expected()) for table in work.tables]
     outcome = _optimistic(work) or _careful(work, resolution)
     let_triggers_in(work)
     locked = oids if way is Way.OWNER else [t.undo.table.identifier for t in work.tables if isinstance(t, KeylessTable)]
@@ -63,18 +63,17 @@ def revert(
 
 def _optimistic(work: Work) -> UndoOutcome | None:
     """Write all at once; None where a row was not as the run left it, or a constraint refused (nothing is written)."""
-    wanted = [work.main.one(table.expected()) for table in work.tables]
     if someone_would_be_hit(work):
         return None
     work.main.run("SAVEPOINT backout_undo")
     try:
-        written = write(work, merging=False, wanted=wanted)
+        written = write(work, merging=False, wanted=work.wanted)
     except DatabaseFailed as error:
         if not (error.sqlstate or "").startswith("23"):
             raise
         work.main.run("ROLLBACK TO SAVEPOINT backout_undo")
         return _optimistic(work) if may_be_a_circle(work, error) else None
-    if written != wanted or broken_keys(work):
+    if written != work.wanted or broken_keys(work):
         work.main.run("ROLLBACK TO SAVEPOINT backout_undo")
         work.main.run(f"DELETE FROM {CONFLICT_TABLE}")
         return None
@@ -86,6 +85,7 @@ def _optimistic(work: Work) -> UndoOutcome | None:
 def _careful(work: Work, resolution: Resolution) -> UndoOutcome:
     """Name the rows in conflict, then write all but them; repeated where others write at the same time."""
     stubborn: set[tuple[int, str]] = set()
+    work.moved = moves_of(work.main, work.rescue_schema, work.tables)
     work.in_doubt = in_doubt(work)
     for _ in range(_ROUNDS):
         discover(work)

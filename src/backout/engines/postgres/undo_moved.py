@@ -45,7 +45,7 @@ def in_doubt(work: Work) -> Sequence[Sequence[KeyedTable]]:
         families.setdefault(roots[table.undo.table.identifier], []).append(table)
     found = []
     for family in families.values():
-        sides = [work.main.one(table.expected()) for table in family]  # to delete, to update, to insert
+        sides = [work.wanted[table.place - 1] for table in family]
         across = any(sides[i][2] and sides[j][0] for i in range(len(family)) for j in range(len(family)) if i != j)
         within = any(_may_have_moved(work, table, side) for table, side in zip(family, sides, strict=True))
         if across or within:
@@ -58,11 +58,8 @@ def _may_have_moved(work: Work, table: KeyedTable, sides: tuple[int, int, int]) 
     made, _, gone = sides
     if table.place in work.moved or counted is None or not (made and gone):
         return False
-    explained = (captured.before_rows, captured.after_rows) == (
-        counted.updated + counted.deleted, counted.inserted + counted.updated,
-    )  # fmt: skip
     may_change = not set(captured.table.key).isdisjoint(captured.after_columns)
-    return may_change and not (explained and gone == counted.deleted)
+    return may_change and not (captured.is_explained and gone == counted.deleted)
 
 
 def classify_gone(work: Work) -> None:
@@ -144,14 +141,11 @@ def tell_old_keys(work: Work) -> None:
 
 def notes_on_halves(work: Work) -> tuple[str, ...]:
     """How many rows are left for the sake of another one, in words."""
-    notes = []
-    for table in work.tables:
-        held = work.main.value(
-            f"SELECT count(*) FROM {CONFLICT_TABLE} WHERE place = $1 AND kind = '{HELD}' AND NOT forced", [table.place]
-        )
-        if held:
-            halves = "half" if held == 1 else "halves"
-            notes.append(
-                f'of "{table.undo.table.name}" {held} other {halves} of rows that the run moved are left with them'
-            )
-    return tuple(notes)
+    counted = work.main.run(
+        f"SELECT place, count(*) FROM {CONFLICT_TABLE} WHERE kind = '{HELD}' AND NOT forced GROUP BY place ORDER BY place"
+    ).rows
+    return tuple(
+        f'of "{work.tables[place - 1].undo.table.name}" {held} other {"half" if held == 1 else "halves"} of rows that the '
+        "run moved are left with them"
+        for place, held in counted
+    )

@@ -44,6 +44,7 @@ class Work:
     way: Way
     tables: list[KeyedTable | KeylessTable] = field(default_factory=list)
     disabled: list[tuple[str, str, str]] = field(default_factory=list)  # (table, trigger, tgenabled)
+    wanted: Sequence[tuple[int, int, int]] = ()  # by table, as far as the images tell: to delete, to update, to insert
     savepoints: list[int] = field(default_factory=list)  # ids under which rows were written
     rewritable: frozenset[int] = frozenset()  # places of tables that may be rewritten; see `undo_statements.Rewriting`
     rewriting: frozenset[int] = frozenset()  # of them, those that are

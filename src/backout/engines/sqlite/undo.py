@@ -13,7 +13,7 @@ import apsw
 
 from backout.engines.conflicts import Found, allows, refusals, renumbered
 from backout.engines.conflicts import fingerprint as fingerprint_of
-from backout.engines.halves import HELD, hold, note_on_halves, release
+from backout.engines.halves import hold, notes_on_halves, release
 from backout.engines.sqlite import images, undo_report, undo_rows
 from backout.engines.sqlite.handle import Handle
 from backout.engines.sqlite.records import begin_undone, mark_undone, set_open_conflicts
@@ -47,7 +47,9 @@ def revert(handle: Handle, plan: UndoPlan, resolution: Resolution) -> tuple[Undo
             written = _settle(handle, works)
             left = renumbered(undo_report.conflicts(connection, works), met)
         notes.extend(refusals(left, resolution))
-        notes.extend(_halves(connection, works))
+        notes.extend(
+            notes_on_halves(lambda q: single(connection, q), {work.table: work.plan.table.name for work in works})
+        )
         if left and not resolution.partial:
             return _refusal(savepoint, left, fingerprint, notes), 0
         restored = _restored(connection, works)
@@ -137,12 +139,6 @@ def _settle(handle: Handle, works: Sequence[Work]) -> int:
 def _keyed(works: Sequence[Work]) -> list[str]:
     """The work tables in which a row is told by its key."""
     return [work.table for work in works if work.key and not work.virtual]
-
-
-def _halves(connection: apsw.Connection, works: Sequence[Work]) -> Iterator[str]:
-    for work in works:
-        held = single(connection, f"SELECT count(*) FROM {work.table} WHERE kind = '{HELD}'")
-        yield from note_on_halves(work.plan.table.name, held)
 
 
 def _take_back(connection: apsw.Connection) -> None:
