@@ -293,6 +293,28 @@ def test_case_19_values_of_a_unique_column_that_were_swapped_are_undone(stage: S
     )
 
 
+def test_case_19_values_that_were_swapped_are_undone_under_the_rows_that_refer_to_them(stage: Stage) -> None:
+    """No row may be deleted to be inserted anew there; beside one that somebody has changed, which is left."""
+    stage.make(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, code varchar(9) NOT NULL UNIQUE, place INTEGER NOT NULL UNIQUE);"
+        "CREATE TABLE child (id INTEGER PRIMARY KEY, t INTEGER, FOREIGN KEY (t) REFERENCES t (id) ON DELETE CASCADE);"
+        "INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2), (3, 'c', 3), (4, 'd', 4), (5, 'e', 5), (6, 'f', 6);"
+        "INSERT INTO child VALUES (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6);"
+    )
+    swap = (
+        "UPDATE t SET code = concat(code, '!'), place = -place;"
+        "UPDATE t SET code = CASE code WHEN 'a!' THEN 'b' WHEN 'b!' THEN 'c' WHEN 'c!' THEN 'a' WHEN 'd!' THEN 'e' "
+        "WHEN 'e!' THEN 'd' ELSE 'f' END, place = CASE WHEN id < 4 THEN -place % 3 + 1 ELSE -place END;"
+    )
+    stage.proves(swap)
+    report = stage.run(swap)
+    stage.elsewhere("UPDATE t SET code = 'mine' WHERE id = 4")
+    stage.undo(report, partial=True)
+    assert stage.rows("SELECT id, code FROM t ORDER BY id")[:3] == [(1, "a"), (2, "b"), (3, "c")]
+    assert stage.rows("SELECT code FROM t WHERE id = 4") == [("mine",)]
+    assert stage.rows("SELECT count(*) FROM child") == [(6,)]
+
+
 def test_case_19_numbers_that_all_moved_by_one_are_undone(stage: Stage) -> None:
     """A unique position of which each row takes its neighbour's."""
     stage.make("CREATE TABLE t (id INTEGER PRIMARY KEY, place INTEGER UNIQUE)")

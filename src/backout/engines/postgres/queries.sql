@@ -103,6 +103,27 @@ SELECT c.relkind = 'r' AND NOT c.relispartition AND NOT c.relhassubclass
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid)
   FROM pg_catalog.pg_class c WHERE c.oid = $1::oid
 
+-- name: unique_columns
+-- (name, may be null, type, length) of the columns that unique indexes and exclusion constraints of a table are about, but
+-- for those in a foreign key. An expression's columns are those that the index depends on (pg_depend, refobjsubid).
+SELECT a.attname, NOT a.attnotnull AND NOT bool_or(i.indnullsnotdistinct), t.typname,
+       CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod > 4 THEN a.atttypmod - 4 END
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid
+   AND (a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
+        OR i.indexprs IS NOT NULL AND EXISTS (
+             SELECT FROM pg_catalog.pg_depend d
+              WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = i.indexrelid
+                AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum))
+  JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+ WHERE i.indrelid = $1::oid AND (i.indisunique OR i.indisexclusion) AND i.indisvalid
+   AND NOT EXISTS (
+         SELECT FROM pg_catalog.pg_constraint f
+          WHERE f.contype = 'f' AND (f.conrelid = i.indrelid AND a.attnum = ANY (f.conkey)
+                                     OR f.confrelid = i.indrelid AND a.attnum = ANY (f.confkey)))
+ GROUP BY a.attnum, a.attname, a.attnotnull, t.typname, a.atttypmod
+ ORDER BY a.attnum
+
 -- name: foreign_keys
 -- Foreign keys in which any of the tables ($1) is on either side; one row a constraint. The server keeps a constraint of
 -- its own for each partition on either side (conparentid): the names are those of the topmost one, since a row may be in

@@ -202,7 +202,7 @@ class KeyedTable:
         if not (self.has_before and self.has_after and columns):
             return None
         sets = comma(f"{quoted(pair.now.name)} = {self._value(pair, merging=merging)}" for pair in columns)
-        ok = " AND ".join([self._may_update(merging=merging), *(f"NOT ({moved})" for moved in self.renumbered)])
+        ok = " AND ".join([self.may_update(merging=merging), *(f"NOT ({moved})" for moved in self.renumbered)])
         return (
             f"UPDATE {self.target} AS t SET {sets} FROM {self.before} JOIN {self.after} ON {self.same_key} "
             f"WHERE {self.now_is('p')} AND {ok}"
@@ -223,7 +223,7 @@ class KeyedTable:
         )
         images = f"{self.before} JOIN {self.after} ON {self.same_key}"
         return Rewriting(
-            f"DELETE FROM {self.target} AS t USING {images} WHERE {self.now_is('p')} AND {self._may_update(merging=merging)}",
+            f"DELETE FROM {self.target} AS t USING {images} WHERE {self.now_is('p')} AND {self.may_update(merging=merging)}",
             # The count makes every row go before the first comes back.
             lambda moved: (
                 f"INSERT INTO {qualified(self.undo.table.name)} ({names}) OVERRIDING SYSTEM VALUE "
@@ -232,7 +232,8 @@ class KeyedTable:
             ),
         )
 
-    def _may_update(self, *, merging: bool) -> str:
+    def may_update(self, *, merging: bool) -> str:
+        """Is a row that the run updated one to be put back?"""
         if not merging:
             return self.unchanged(self.compared)
         return f"(NOT ({self._clash()}) OR {self._forced('p')}) AND {self._not_in_conflict('p')}"

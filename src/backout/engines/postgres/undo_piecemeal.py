@@ -5,12 +5,13 @@ What is refused to the end becomes a conflict. Invariant: a row is written whole
 
 from __future__ import annotations
 
+from backout.engines.postgres.undo_aside import aside, refuses_a_value
 from backout.engines.postgres.undo_columns import CONFLICT_TABLE
 from backout.engines.postgres.undo_keyed import KeyedTable
 from backout.engines.postgres.undo_keyless import KeylessTable
 from backout.engines.postgres.undo_statements import Statement
 from backout.engines.postgres.undo_work import Work, is_left
-from backout.engines.postgres.undo_write import may_be_a_circle, statements_for, write
+from backout.engines.postgres.undo_write import may_be_a_circle, may_help_aside, statements_for, write
 from backout.engines.values import ConflictKind
 from backout.errors import DatabaseFailed
 
@@ -21,10 +22,10 @@ def write_or_find(work: Work) -> list[tuple[int, int, int]]:
     try:
         written = write(work, merging=True)
     except DatabaseFailed as error:
-        if not (error.sqlstate or "").startswith("23"):
+        if not refuses_a_value(work, error):
             raise
         work.main.run("ROLLBACK TO SAVEPOINT backout_write")
-        if may_be_a_circle(work, error):
+        if may_be_a_circle(work, error) or may_help_aside(work, error):
             return write_or_find(work)
         written = piecemeal(work)
     work.main.run("RELEASE SAVEPOINT backout_write")
@@ -40,7 +41,7 @@ def piecemeal(work: Work) -> list[tuple[int, int, int]]:
     written = [[0, 0, 0] for _ in work.tables]
     said: dict[str, DatabaseFailed] = {}
     before = -1
-    while sum(map(len, pending.values())) != before:
+    while sum(map(len, pending.values())) != before or _close_circles(work, pending, written, said):
         before = sum(map(len, pending.values()))
         for index, operation in sorted(pending, key=lambda item: (item[1], item[0])):
             table, group, pending[index, operation] = work.tables[index], pending[index, operation], []
@@ -56,6 +57,45 @@ def piecemeal(work: Work) -> list[tuple[int, int, int]]:
                 written[index][operation] += work.main.run(text, doing="put the rows back").affected
     _record_refused(work, pending, said)
     return [(deleted, updated, inserted) for deleted, updated, inserted in written]
+
+
+def _close_circles(
+    work: Work, pending: dict[tuple[int, int], list[str]], written: list[list[int]], said: dict[str, DatabaseFailed]
+) -> bool:
+    """Write rows of which each has the unique value of another one. Returns whether there were any."""
+    closed = 0
+    for (index, operation), rows in pending.items():
+        table = work.tables[index]
+        if operation == _UPDATE and isinstance(table, KeyedTable) and table.place in work.putting_aside:
+            count, pending[index, operation] = _by_way_aside(work, table, rows, said)
+            written[index][operation] += count
+            closed += count
+    return closed > 0
+
+
+def _by_way_aside(
+    work: Work, table: KeyedTable, rows: list[str], said: dict[str, DatabaseFailed]
+) -> tuple[int, list[str]]:
+    """Put the values of all of them aside, then write; once more without those that are refused, until none is."""
+    tried, refused = rows, list[str]()
+    while tried:
+        work.main.run("SAVEPOINT backout_aside")
+        try:
+            with aside(work, [table], tried):
+                count, failed = _try(
+                    work, table, _UPDATE, statements_for(work, table, _UPDATE, merging=True)[0], tried, said
+                )
+        except DatabaseFailed as error:
+            if not refuses_a_value(work, error):
+                raise
+            count, failed = 0, tried
+        if not failed:
+            work.main.run("RELEASE SAVEPOINT backout_aside")
+            return count, refused
+        work.main.run("ROLLBACK TO SAVEPOINT backout_aside; RELEASE SAVEPOINT backout_aside")
+        tried = [row for row in tried if row not in set(failed)]
+        refused += failed
+    return 0, refused
 
 
 def _to_write(work: Work) -> dict[tuple[int, int], list[str]]:

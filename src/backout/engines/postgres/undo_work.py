@@ -48,6 +48,7 @@ class Work:
     savepoints: list[int] = field(default_factory=list)  # ids under which rows were written
     rewritable: frozenset[int] = frozenset()  # places of tables that may be rewritten; see `undo_statements.Rewriting`
     rewriting: frozenset[int] = frozenset()  # of them, those that are
+    putting_aside: frozenset[int] = frozenset()  # places of tables whose values are put aside; see `undo_aside.py`
     moved: dict[int, str] = field(default_factory=dict)  # place -> table of the rows whose key the run changed
     in_doubt: Sequence[Sequence[KeyedTable]] = ()  # tables, by family, whose rows may have moved, nobody knows which
 

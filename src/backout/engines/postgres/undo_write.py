@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backout.engines.postgres.catalogue import foreign_keys
+from backout.engines.postgres.undo_aside import aside, can_be_put_aside
 from backout.engines.postgres.undo_keyed import KeyedTable
 from backout.engines.postgres.undo_keyless import KeylessTable
 from backout.engines.postgres.undo_statements import Rewriting, Statement, chained
@@ -41,6 +42,14 @@ def may_be_a_circle(work: Work, error: DatabaseFailed) -> bool:
     return True
 
 
+def may_help_aside(work: Work, error: DatabaseFailed) -> bool:
+    """Whether putting unique values aside may help, and has not been tried yet; from here on it is."""
+    if error.sqlstate not in CIRCLES or work.putting_aside:
+        return False
+    work.putting_aside = can_be_put_aside(work)
+    return bool(work.putting_aside)
+
+
 def write(
     work: Work, *, merging: bool, wanted: Sequence[tuple[int, int, int]] | None = None
 ) -> list[tuple[int, int, int]]:
@@ -48,6 +57,12 @@ def write(
 
     Where `wanted` says that an operation has no rows, it is left out.
     """
+    circles = [table for table in work.tables if isinstance(table, KeyedTable) and table.place in work.putting_aside]
+    with aside(work, circles):
+        return _write(work, merging=merging, wanted=wanted)
+
+
+def _write(work: Work, *, merging: bool, wanted: Sequence[tuple[int, int, int]] | None) -> list[tuple[int, int, int]]:
     steps: list[tuple[int, int, Statement]] = []  # (index of the table, operation 0..2, text)
     for operation in range(3):
         for index, table in enumerate(work.tables):
