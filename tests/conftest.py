@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,8 +50,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests of `postgres` on each server; without any they are skipped, and say so."""
     if "postgres" in metafunc.fixturenames:
         servers = [*present()]
-        if metafunc.definition.get_closest_marker("ends"):
+        either = metafunc.definition.get_closest_marker("either")
+        if either or metafunc.definition.get_closest_marker("ends"):
             servers = sorted({*servers[:1], *servers[-1:]}, key=servers.index)
+        if either and servers and "BACKOUT_TEST_BOTH" not in os.environ:
+            servers = [random.Random(metafunc.definition.nodeid).choice(servers)]
         none = pytest.param("none", marks=pytest.mark.skip(reason="no PostgreSQL to test with"))
         metafunc.parametrize("postgres", servers or [none], indirect=True)
 

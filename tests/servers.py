@@ -7,6 +7,9 @@ Each test gets a database of its own, made from an empty template, and two roles
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import itertools
 import os
 import shutil
@@ -174,7 +177,8 @@ class PostgresServers:
             )
             self._servers[name] = server
             self._administrators[name] = psycopg.connect(server.url(), autocommit=True)
-            self._run(name, _CREATE_TEMPLATE, {})
+            own: dict[str, sql.Composable] = {"password": sql.Literal(_verifier(server.password))}
+            self._run(name, _CREATE_TEMPLATE, own)
             with psycopg.connect(server.url("template_test")) as template:
                 template.execute(_FILL_TEMPLATE)
         return self._servers[name]
@@ -188,7 +192,7 @@ class PostgresServers:
             "db": sql.Identifier(database.name),
             "login": sql.Identifier(database.login_role),
             "app": sql.Identifier(database.application_role),
-            "password": sql.Literal(PASSWORD),
+            "password": sql.Literal(_verifier(PASSWORD)),
         }
         self._run(name, _CREATE_DATABASE, names)
         return database
@@ -214,6 +218,7 @@ class PostgresServers:
 
 # Rights inside a database are given in the template, so that making a database needs no session in it.
 _CREATE_TEMPLATE = [
+    "ALTER ROLE postgres PASSWORD {password}",
     "CREATE ROLE applications NOLOGIN",
     "CREATE DATABASE template_test TEMPLATE template0",
 ]
@@ -224,6 +229,19 @@ _CREATE_DATABASE = [
     "CREATE DATABASE {db} TEMPLATE template_test STRATEGY file_copy",  # 21 ms; wal_log: 32 ms
     "GRANT CREATE ON DATABASE {db} TO {login}",
 ]
+
+
+def _verifier(password: str) -> str:
+    """What the server keeps of a password (RFC 5802), after one round of hashing.
+
+    With the usual 4,096 a client spends 4 ms of a processor on a connection, else 1 ms; a test makes a dozen.
+    """
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), b"salt", 1)
+    client_key, server_key = (hmac.digest(salted, name, "sha256") for name in (b"Client Key", b"Server Key"))
+    stored, server, salt = (
+        base64.b64encode(part).decode() for part in (hashlib.sha256(client_key).digest(), server_key, b"salt")
+    )
+    return f"SCRAM-SHA-256$1:{salt}${stored}:{server}"
 
 
 def in_memory() -> str | None:

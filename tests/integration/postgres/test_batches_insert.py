@@ -12,7 +12,7 @@ from integration.postgres.stage import Rights, Stage, failure, left_behind, stag
 from integration.postgres.test_batches import REFERRALS, refused, there_and_back
 from servers import PostgresDatabase
 
-pytestmark = pytest.mark.ends
+pytestmark = pytest.mark.either
 
 BATCH = "-- @batch referral by=id size=300\n"
 LETTERS = """

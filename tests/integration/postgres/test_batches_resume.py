@@ -14,7 +14,7 @@ from backout.runs.report import RunReport
 from integration.postgres.stage import Stage, backends, failure, in_background, stage_for, wait_until, yes
 from servers import PostgresDatabase
 
-pytestmark = pytest.mark.ends
+pytestmark = pytest.mark.either
 
 CHANGE = "-- @batch referral by=id size=100\nUPDATE referral SET visits = visits + 1"
 

@@ -21,7 +21,7 @@ from integration.postgres.stage import Stage, failure, in_background, left_behin
 from integration.postgres.test_batches import REFERRALS, batches
 from servers import PostgresDatabase
 
-pytestmark = pytest.mark.ends
+pytestmark = pytest.mark.either
 
 BY_KEYS, ARMED = "two snapshots, in batches", "armed triggers"
 LOOP = """

@@ -16,7 +16,7 @@ from integration.postgres.stage import (
 )
 from servers import PostgresDatabase
 
-pytestmark = pytest.mark.ends
+pytestmark = pytest.mark.either
 
 
 @pytest.fixture(params=Rights, ids=lambda rights: rights.value)

@@ -155,6 +155,7 @@ def test_a_circle_of_unique_values_is_undone_beside_a_conflict(stage: Stage) -> 
     assert rows[2:] == [*((number, number, "v", None) for number in range(3, 7)), (7, 7, "mine", None)]
 
 
+@pytest.mark.either
 @pytest.mark.parametrize(
     ("column", "first", "second"),
     [
