@@ -15,8 +15,10 @@ from backout.project.channels import CHANNEL_KEYS
 from backout.project.config import Config, Environment, database_name, shown_url
 from backout.project.config_file import ENVIRONMENT_KEYS, PROJECT_KEYS, load_config, parse_config
 from backout.project.config_template import TEMPLATE
+from backout.project.engine import usual_dialect
 from backout.project.people_file import PERSON_KEYS
 from backout.project.toml_table import parse_size
+from backout.sql.model import Dialect
 
 FILE = Path("/project/backout.toml")
 FULL = """
@@ -231,6 +233,27 @@ def test_a_url_can_be_in_a_variable_or_in_a_file(tmp_path: Path) -> None:
     config = parse_config(text, tmp_path / "backout.toml")
     assert config.environment("a").resolved_url({"A_URL": "sqlite:a.db"}) == "sqlite:a.db"
     assert config.environment("b").resolved_url({}) == "sqlite:kept.db"
+
+
+@pytest.mark.parametrize(
+    ("environment", "dialect"),
+    [
+        ('url = "${A_URL}"', Dialect.SQLITE),
+        ('url_env = "A_URL"', Dialect.SQLITE),
+        ('url_file = "a"', Dialect.MARIADB),
+        ('url = "${UNSET}"', Dialect.POSTGRES),
+        ('url_file = "missing"', Dialect.POSTGRES),
+        ('url = "sqlite:b.db"\n[environments.b]\nurl_env = "A_URL"', Dialect.SQLITE),
+        ('url = "mariadb://h/d"\n[environments.b]\nurl_env = "A_URL"', Dialect.POSTGRES),
+    ],
+)
+def test_a_change_is_read_as_the_environments_speak_however_their_urls_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: str, dialect: Dialect
+) -> None:
+    monkeypatch.setenv("A_URL", "sqlite:a.db")
+    (tmp_path / "a").write_text("mariadb://h/d\n")
+    config = parse_config(f"[environments.a]\n{environment}\n", tmp_path / "backout.toml")
+    assert usual_dialect(config.environments.values()) is dialect
 
 
 def test_a_url_file_that_is_missing_is_an_error(tmp_path: Path) -> None:

@@ -83,14 +83,12 @@ def new(title: str, config: Path | None, *, dialect: str | None, python: bool, j
     """Write the template of a change into the changes folder."""
     from backout.change.new import slug, template
     from backout.project.config_file import load_config
+    from backout.project.engine import usual_dialect
     from backout.sql.model import Dialect
 
     settings = load_config(config)
-    urls = [one.url or "" for one in settings.environments.values()]
-    usual = Dialect.SQLITE if urls and all(url.startswith("sqlite:") for url in urls) else Dialect.POSTGRES
-    if urls and all(url.startswith(("mariadb:", "mysql:")) for url in urls):
-        usual = Dialect.MARIADB
-    text = template(title, Dialect(dialect) if dialect else usual, "python" if python else "sql")
+    spoken = Dialect(dialect) if dialect else usual_dialect(settings.environments.values())
+    text = template(title, spoken, "python" if python else "sql")
     path = settings.changes / f"{slug(title)}{'.py' if python else '.sql'}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -97,6 +97,13 @@ class Environment:
             return self._variable(self.url_env, variables)
         return _VARIABLE.sub(lambda match: self._variable(match[1], variables), self.url or "")
 
+    def known_url(self, variables: Mapping[str, str] = os.environ) -> str:
+        """Return the URL as `resolved_url` does; "" where that needs something which is not there now."""
+        try:
+            return self.resolved_url(variables)
+        except UsageError:
+            return ""
+
     def shown_url(self, variables: Mapping[str, str] = os.environ) -> str:
         """Return the URL as it may be printed: without its password."""
         return shown_url(self.resolved_url(variables))

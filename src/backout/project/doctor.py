@@ -11,6 +11,8 @@ from backout.gates.judge import Stamp, require_ordinary_role, require_primary, r
 from backout.project.advice import Advice
 from backout.project.doctor_keeping import advise_on_keeping
 from backout.project.doctor_people import advise_on_people
+from backout.project.engine import usual_dialect
+from backout.sql.model import Dialect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +42,7 @@ def _of_config(config: Config) -> Iterator[Advice]:
         if environment.superuser_allowed:
             text = f'"{environment.name}" lets changes run as a superuser'
             yield Advice("weak", text, 'create a role for backout, and take out superuser = "allow"')
-        if environment.role is None and not (environment.url or "").startswith(("sqlite:", "mariadb:", "mysql:")):
+        if environment.role is None and usual_dialect([environment]) is Dialect.POSTGRES:
             text = f'"{environment.name}" has no `role`: changes run as the role that owns journal and rescue'
             yield Advice("weak", text, "name the application's role, so that a change cannot write either")
     yield from advise_on_people(config)

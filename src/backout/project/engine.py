@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from backout.engines.protocol import Database
 from backout.engines.values import Settings
 from backout.errors import UsageError
+from backout.project.config import Environment
 from backout.sql.model import Dialect
 
 _SCHEMES = {
@@ -25,6 +28,12 @@ def dialect_of(url: str) -> Dialect:
             hint="known are postgresql://, mariadb:// and sqlite:///path/to/file",
         )
     return _SCHEMES[scheme]
+
+
+def usual_dialect(environments: Iterable[Environment]) -> Dialect:
+    """What all the databases speak whose URLs can be read now; PostgreSQL's where there is none, or more than one."""
+    found = {dialect_of(url) for url in (one.known_url() for one in environments) if url}
+    return found.pop() if len(found) == 1 else Dialect.POSTGRES
 
 
 def open_database(settings: Settings) -> Database:

@@ -23,7 +23,7 @@ from backout.project.doors import (
     Doors,
     Intent,
 )
-from backout.project.engine import dialect_of
+from backout.project.engine import dialect_of, usual_dialect
 from backout.project.private import PrivateChanges
 from backout.runs.masking import masked_review
 from backout.sql.model import Dialect, Kind
@@ -96,8 +96,7 @@ class Reading(Doors):
         return read_change(change.path, default_dialect=dialect)
 
     def _default_dialect(self) -> Dialect:
-        dialects = {dialect_of(one.url) for one in self.config.environments.values() if one.url}
-        return dialects.pop() if len(dialects) == 1 else Dialect.POSTGRES
+        return usual_dialect(self.config.environments.values())
 
     def check(self, change: Change, on: str | None = None) -> CheckReport:
         """The verdict on each statement; with `on` also what the catalogue says of the tables."""
