@@ -10,7 +10,6 @@ from backout.engines.protocol import Database
 from backout.engines.values import Mode, RunRecord, RunState
 from backout.errors import Refused, UsageError
 from backout.project.config import Environment
-from backout.runs.batches import fingerprint
 from backout.runs.changes import ChangeRun
 
 
@@ -58,6 +57,8 @@ def require_same(record: RunRecord, run: ChangeRun, batched: Batched) -> None:
             "digest", f'change "{run.change.identifier}" is not what run "{record.identifier}" began with',
             hint="bring its file back as it was, or undo the run and run the change anew",
         )  # fmt: skip
+    from backout.runs.batches import fingerprint
+
     if fingerprint(run.values) != batched.parameters:
         raise Refused(
             "parameters", f'run "{record.identifier}" began with other values of its parameters',

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backout.engines.postgres import catalogue
 from backout.engines.postgres.armed import size_notes
 from backout.engines.postgres.batch_journal import PostgresBatchJournal
-from backout.engines.postgres.batches import PostgresBatches
 from backout.engines.postgres.contents import read_contents
 from backout.engines.postgres.journal import LEASE, LOCK_CLASS, PostgresJournal
 from backout.engines.postgres.loan import session_to_lend
@@ -39,6 +38,9 @@ from backout.engines.values import (
     Write,
 )
 from backout.errors import Busy, DatabaseFailed, Refused, UsageError
+
+if TYPE_CHECKING:
+    from backout.engines.postgres.batches import PostgresBatches
 
 OLDEST = 150000
 
@@ -203,6 +205,8 @@ class PostgresDatabase:
 
     def batches(self, *, to_lend: bool = False) -> PostgresBatches:
         """See `engines.batches.BatchingDatabase`."""
+        from backout.engines.postgres.batches import PostgresBatches
+
         return PostgresBatches(self.settings, self.journal, to_lend=to_lend)
 
     @property
