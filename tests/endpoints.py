@@ -16,8 +16,9 @@ from servers import PostgresDatabase
 
 @contextmanager
 def supervised(
-    database: PostgresDatabase, schema: str = "CREATE TABLE t (id integer)", isolation: str = "READ COMMITTED"
-) -> Iterator[tuple[Session, Endpoint]]:
+    database: PostgresDatabase, schema: str = "CREATE TABLE t (id integer)", isolation: str = "READ COMMITTED",
+    wait_s: float = 5,
+) -> Iterator[tuple[Session, Endpoint]]:  # fmt: skip
     """The session and its endpoint; the one row is `t.id = 0`."""
     database.as_application(schema)
     session = Session(database.application_url, "fuzz")
@@ -26,7 +27,7 @@ def supervised(
     begun = session.value("SELECT pg_current_xact_id()::text")
     try:
         with lend(session) as loan:
-            endpoint = Endpoint(loan, user="u", wait_s=5)
+            endpoint = Endpoint(loan, user="u", wait_s=wait_s)
             with endpoint:
                 yield session, endpoint
         if not session.lost:

@@ -144,6 +144,21 @@ def test_a_run_that_ended_without_a_report_is_taken_for_phi(two: Two) -> None:
     assert "secret" not in two.typed("show", run, "--statements", "--json")
 
 
+def test_whatever_stands_in_a_statement_is_kept_as_it_was(two: Two) -> None:
+    said = "SELECT '\\\\. \\\\N \\\\t \t \\r\\n \\u2028 \\x7f \"quoted\" äöü 😀' -- \\\\.\n, %s"
+    two.python(f"""
+        said, value = {said!r}, "\\\\N \\t \\n \\r \\x01 \\\\. äöü 😀"
+        connection.execute(said, (value,))
+        open("said", "w", newline="").write(said.replace("%s", "$1") + "\\0" + value)
+        """)
+
+    _, story = two.project.emitted(two.run())
+
+    assert story.broken is None
+    statement, value = (two.folder / "said").read_bytes().decode().split("\0")
+    assert (story.lines[1]["statement"], story.lines[1]["parameters"]) == (statement, [value])
+
+
 def test_clients_are_called_by_their_names(two: Two) -> None:
     two.python(
         "connection.close(); psycopg.connect(os.environ['DATABASE_URL'], application_name='it').execute('SELECT 1')\n"
@@ -208,7 +223,8 @@ def test_a_recorded_session_is_replayed_on_another_environment_and_undone(two: T
     assert any(note.startswith("all of ") for note in replayed.notes)
     _, again = two.project.emitted(replayed.identifier)
     _, first = two.project.emitted(run)
-    assert [one["outcome"] for one in again.lines] == [one["outcome"] for one in first.lines[:-1]]
+    assert [one["outcome"] for one in again.lines[:-1]] == [one["outcome"] for one in first.lines[:-1]]
+    assert (again.lines[-1]["statement"], again.lines[-1]["outcome"]) == ("refused: TRUNCATE patient", "refused 42601")
 
     two.project.undo(replayed.identifier, ask=yes)
     assert two.second.execute(ROWS) == start
@@ -228,6 +244,89 @@ def test_a_statement_that_affects_another_number_of_rows_is_reported_and_with_ex
     replayed = two.typed("replay", run, "--on", "test", "--yes")
     assert "1 of " in replayed
     assert "DELETE FROM patient WHERE id = ?" in replayed
+
+
+TOGETHER = {
+    "a query of several that fails": 'query("INSERT INTO note VALUES (1, 1); SELECT 1/0")',
+    "a query of several that is rolled back": """
+        query("INSERT INTO note VALUES (1, 1); ROLLBACK; INSERT INTO note VALUES (2, 2)")
+        """,
+    "a BEGIN behind a statement": """
+        query("INSERT INTO note VALUES (1, 1); BEGIN; INSERT INTO note VALUES (2, 2)")
+        query("ROLLBACK")
+        query("INSERT INTO note VALUES (3, 3); BEGIN; INSERT INTO note VALUES (4, 4)")
+        query("COMMIT")
+        """,
+    "a COMMIT in the middle": 'query("INSERT INTO note VALUES (1, 1); COMMIT; INSERT INTO note VALUES (2, 2); SELECT 1/0")',
+    "a pipeline that fails": """
+        with suppress(psycopg.Error), connection.pipeline():
+            for number in range(5):
+                connection.execute("INSERT INTO note VALUES (%s, %s)", (number, number))
+            connection.execute("SELECT 1/0")
+        connection.execute("INSERT INTO note VALUES (9, 9)")
+        """,
+    "a pipeline with what is refused": """
+        with suppress(psycopg.Error), connection.pipeline():
+            connection.execute("INSERT INTO note VALUES (%s, %s)", (1, 1))
+            connection.execute("TRUNCATE note")
+        connection.execute("INSERT INTO note VALUES (9, 9)")
+        """,
+    "a transaction with what is refused": """
+        with suppress(psycopg.Error), connection.transaction():
+            connection.execute("INSERT INTO note VALUES (%s, %s)", (1, 1))
+            with suppress(psycopg.Error), connection.transaction():
+                connection.execute("TRUNCATE note")
+            connection.execute("INSERT INTO note VALUES (2, 2)")
+            with suppress(psycopg.Error):
+                connection.execute("TRUNCATE note")
+            connection.execute("INSERT INTO note VALUES (3, 3)")
+        """,
+    "values that are none": """
+        with suppress(psycopg.Error), connection.transaction():
+            connection.execute("INSERT INTO note VALUES (1, 1)")
+            with suppress(psycopg.Error):
+                connection.execute("INSERT INTO note VALUES (%s, 2)", ("none",))
+            connection.execute("INSERT INTO note VALUES (3, 3)")
+        """,
+    "a transaction that its client leaves open": """
+        with psycopg.connect(os.environ["DATABASE_URL"]) as leaves:
+            leaves.execute("INSERT INTO note VALUES (1, 1)")
+            leaves.pgconn.finish()
+        connection.execute("INSERT INTO note VALUES (2, 2)")
+        """,
+    "a pipeline that its client leaves open": """
+        leaves = psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)
+        leaves.pgconn.enter_pipeline_mode()
+        leaves.pgconn.send_query_params(b"INSERT INTO note VALUES (1, 1)", [])
+        leaves.pgconn.send_flush_request()
+        leaves.pgconn.flush()
+        while not leaves.pgconn.get_result():
+            pass
+        leaves.pgconn.finish()
+        connection.execute("INSERT INTO note VALUES (2, 2)")
+        """,
+    "clients that each make a table of one name": """
+        for number in range(3):
+            with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as one:
+                connection.close()
+                one.execute("CREATE TEMP TABLE made AS SELECT %s::integer AS id" % number)
+                one.execute("INSERT INTO note SELECT id, id FROM made")
+        """,
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_what_stood_or_fell_together_does_so_in_its_replay(two: Two, name: str) -> None:
+    head = "from contextlib import suppress\nquery = lambda text: connection.pgconn.exec_(text.encode())\n"
+    two.python(head + "connection.autocommit = True\n" + textwrap.dedent(TOGETHER[name]))
+    run = two.run()
+    notes = "SELECT * FROM note ORDER BY 1"
+    assert two.second.execute(notes) == []
+
+    replayed = two.project.replay(run, "test", exact=True, ask=yes)
+
+    assert two.second.execute(notes) == two.first.execute(notes)
+    assert any(note.startswith("all of ") for note in replayed.notes)
 
 
 def test_two_clients_of_a_session_are_two_in_its_replay(two: Two) -> None:

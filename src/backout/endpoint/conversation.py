@@ -12,9 +12,11 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from backout.endpoint import frames
 from backout.endpoint.extended import Extended
+from backout.endpoint.fast_path import FastPath
 from backout.endpoint.frames import Malformed, Stream, message, text
 from backout.endpoint.names import Names
 from backout.endpoint.pieces import Refusal
@@ -27,7 +29,7 @@ from backout.endpoint.upstream import Expected, Upstream
 
 _BACK_PRESSURE = 1 << 20  # bytes that wait for one side before the other is read on
 _CHUNK = 1 << 16
-_COPY_DATA, _GOODBYE = ord("d"), ord("X")
+_COPY_DATA, _SYNC, _GOODBYE = ord("d"), ord("S"), ord("X")
 #: Types of messages: data of a COPY and its end; those of a few bytes; what is answered by ReadyForQuery.
 _COPYING, _WITHOUT_DATA = frozenset(b"dcf"), frozenset(b"CDEHScf")
 _FLUSH_OR_SYNC, _QUERIES, _ANSWERED = frozenset(b"HS"), frozenset(b"QF"), frozenset(b"QSF")
@@ -37,6 +39,13 @@ _SMALL = 10_000  # what a server takes of messages that carry no data (PQ_SMALL_
 
 class ClientGone(Exception):
     """The client closed its connection, or said goodbye."""
+
+
+class Lease(Protocol):
+    """Gives the session to a client."""
+
+    def __call__(self, *, patient: bool) -> None:
+        """Wait for it. Raises ClientGone where another has it for too long, if not `patient`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Conversation:
         client: socket.socket,
         stream: Stream,
         shared: Shared,
-        lease: Callable[[], None],
+        lease: Lease,
         release: Callable[[], None],
         wanted: Mapping[str, str] | None = None,
     ) -> None:
@@ -89,6 +98,7 @@ class Conversation:
             ord("C"): extended.close, ord("E"): extended.execute, ord("S"): extended.sync, ord("H"): extended.flush,
             ord("F"): extended.call,
         }  # fmt: skip
+        self._fast = FastPath(client, stream, shared.upstream, transactions, names)
         self.holds_session = False
         self._awaiting = False  # the answer to a Sync or a query: an error could have to be taken back first
         self._leaving = False
@@ -97,15 +107,18 @@ class Conversation:
 
     def run(self) -> None:
         """Talk until the client leaves. Raises ClientGone, ServerGone or Malformed."""
-        self._client.settimeout(0)
+        self._client.settimeout(None)
         self._read()
         while True:
-            self._exchange()
+            if self.holds_session or self._outgoing:
+                self._exchange()
+            else:  # there is nobody else to listen to
+                self._receive(0)
 
     def _exchange(self) -> None:
         upstream = self._upstream
         reading, writing = [], []
-        if len(upstream.outgoing) < _BACK_PRESSURE and self._stream.waiting < _BACK_PRESSURE:
+        if len(upstream.outgoing) < _BACK_PRESSURE and (self._reads_on or self._stream.waiting < _BACK_PRESSURE):
             reading.append(self._client)
         if self.holds_session and len(self._outgoing) < _BACK_PRESSURE:
             reading.append(upstream.socket)
@@ -115,26 +128,34 @@ class Conversation:
             writing.append(upstream.socket)
         readable, _, _ = select.select(reading, writing, [])
         if self._client in readable:
-            self._receive()
-            self._read()
+            self._receive(socket.MSG_DONTWAIT)
         if self.holds_session:
             upstream.flush()
         if upstream.socket in readable and self.holds_session:
             upstream.receive()
-            upstream.answers(self._outgoing, self._ready, self._has_session)
-            self._again()
+            self._answers()
         if self._outgoing:
             self._send()
 
+    def _answers(self) -> None:
+        """Pass on what the server has said, and go on with what the client has sent meanwhile."""
+        self._upstream.answers(self._outgoing, self._ready, self._has_session)
+        self._again()
+
     def _read(self) -> None:
         """Do what the client has sent, as far as it is its turn."""
-        while not (self._awaiting or self._extended.will_copy) or self._is_copying():
+        while self._reads_on:
             if self._is_copying():
                 self._data()
             found = self._stream.take()
             if found is None:
                 return
             self._message(*found)
+
+    @property
+    def _reads_on(self) -> bool:
+        """It is the client's turn. Then what is here of it is less than one message, however long that is."""
+        return not (self._awaiting or self._extended.will_copy) or self._is_copying()
 
     def _has_session(self) -> bool:
         return self.holds_session
@@ -143,24 +164,64 @@ class Conversation:
         """The server waits for data of this client, and not of another's COPY."""
         return self.holds_session and self._upstream.copying_in
 
-    def _receive(self) -> None:
+    def _receive(self, flags: int) -> None:
+        """Read what the client says, and do it."""
         try:
-            is_there = self._stream.read(self._client)
+            count = self._stream.receive(self._client, flags)
         except BlockingIOError:
             return
         except OSError:
             raise ClientGone from None
-        if not is_there:
+        if not count:
             raise ClientGone
+        if not self._at_once(count):
+            self._stream.keep(count)
+            self._read()
 
     def _send(self) -> None:
         try:
-            sent = self._client.send(self._outgoing[: 16 * _CHUNK])
+            sent = self._client.send(self._outgoing[: 16 * _CHUNK], socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
             raise ClientGone from None
         del self._outgoing[:sent]
+
+    # -- the short way -------------------------------------------------------------------------------------------------
+
+    def _at_once(self, count: int) -> bool:
+        """Whether what was received can be passed on as it is, and was. So is its answer, or the long way goes on."""
+        if self._stream.waiting or self._outgoing or self._awaiting or self._extended.is_busy:
+            return False
+        fast, found = self._fast, self._fast.asked(count)
+        if found is None:
+            return False
+        if not self.holds_session:
+            self._take()
+        if not fast.is_open:
+            return False
+        self._awaiting = True
+        fast.ask(found, count)
+        whole = fast.wait()
+        if whole:
+            self._answered(whole)
+        else:
+            self._answers()
+        return True
+
+    def _answered(self, count: int) -> None:
+        """The answer stands in the server's buffer, whole: the client gets it, and then it is remembered."""
+        try:
+            sent = self._fast.pass_on(count)
+        except OSError:
+            self._fast.note()
+            raise ClientGone from None
+        if sent < count:
+            self._outgoing += self._upstream.stream.view[sent:count]
+        self._awaiting = False
+        if not self._fast.note():
+            self.holds_session = False
+            self._release()
 
     # -- what the client says ------------------------------------------------------------------------------------------
 
@@ -180,6 +241,9 @@ class Conversation:
             # prepared and described has done nothing: asyncpg goes on with a COPY without any Sync.
             raise Malformed("a query before the Sync of what came before it")
         if not self.holds_session:
+            if code in _FLUSH_OR_SYNC:  # nothing came before it, and nothing is to come: the session is not needed
+                self._outgoing += frames.ready(b"I") if code == _SYNC else b""
+                return
             self._take()
         if code in _ANSWERED:
             self._awaiting = True
@@ -196,7 +260,7 @@ class Conversation:
                 self._upstream.copying_in = self._extended.will_copy = False
 
     def _take(self) -> None:
-        self._lease()
+        self._lease(patient=False)
         self.holds_session = True
         self._using.add(self._number)
         if self._wanted:
@@ -283,13 +347,16 @@ class Conversation:
     def leave(self, cancel: Callable[[], None]) -> None:
         """Bring the session to rest after the client has gone, at whatever point. Raises ServerGone.
 
-        `cancel` is called where it is still at a statement after a moment.
+        `cancel` is called where it is still at a statement after a moment. Where another client has the session this waits
+        until that one is done, however long it takes: nobody is there who could be told to come back later.
         """
         upstream, self._leaving = self._upstream, True
         if self._turns is not None:
             self._turns.left(self._number)
         if not self.holds_session:
-            self._lease()
+            if self._number not in self._using:
+                return  # it has left nothing there
+            self._lease(patient=True)
             self.holds_session = True
         upstream.send(message(b"f", text("the client has gone")))  # ends a COPY, and means nothing else (manual 55.2.6)
         upstream.sync(ours=True)
@@ -297,6 +364,7 @@ class Conversation:
             upstream.interrupt(cancel)
             upstream.rest(self._ready)
         if self._transactions.inside or self._transactions.guarded:
+            self._transactions.note_undone()
             upstream.roll_back()
             self._transactions.reader.back()
         self._settings.leave(self._number)

@@ -15,7 +15,7 @@ from backout.endpoint.turns import ALONE, OWN_NAME, Ask
 from backout.endpoint.upstream import Expected, Upstream
 
 #: Answers that nothing waits for.
-_BOUND, _DESCRIBED = Expected("bind"), Expected("describe")
+BOUND, DESCRIBED = Expected("bind"), Expected("describe")
 
 
 class Extended:
@@ -26,6 +26,11 @@ class Extended:
         self._upstream, self._transactions, self._names = upstream, transactions, names
         self.unsynced = False  # something was bound or executed, and its Sync has not come yet
         self.will_copy = False  # a COPY was executed, and it is not known yet whether the server wants its data
+
+    @property
+    def is_busy(self) -> bool:
+        """What came before is not all done."""
+        return self.unsynced or self.will_copy
 
     def parse(self, payload: bytes) -> None:
         """Prepare a statement."""
@@ -67,12 +72,12 @@ class Extended:
         transactions.portals[portal] = (prepared, rest)
         if portal:
             transactions.opened.add(portal)
-        self._upstream.send(message(b"B", portal + b"\0" + self._names.named(name) + b"\0" + rest), _BOUND)
+        self._upstream.send(message(b"B", portal + b"\0" + self._names.named(name) + b"\0" + rest), BOUND)
 
     def describe(self, payload: bytes) -> None:
         """Say what a statement or a portal will answer."""
         self._transactions.guard(only_reads=True)
-        self._upstream.send(message(b"D", self._names.prefixed(payload)), _DESCRIBED)
+        self._upstream.send(message(b"D", self._names.prefixed(payload)), DESCRIBED)
 
     def close(self, payload: bytes) -> None:
         """Close a statement or a portal."""

@@ -28,21 +28,24 @@ class Stream:
     def __init__(self, longest: int = LONGEST) -> None:
         self._bytes = bytearray()
         self._longest = longest
-        self._buffer = bytearray(_ROOM)
-        self._view = memoryview(self._buffer)
+        self.buffer = bytearray(_ROOM)
+        self.view = memoryview(self.buffer)
 
     def add(self, received: bytes) -> None:
         """Take what was read from the socket."""
         self._bytes += received
 
-    def read(self, source: socket.socket) -> bool:
-        """Read what is there; False: the other side has gone. Raises BlockingIOError and other OSErrors.
+    def receive(self, source: socket.socket, flags: int = 0) -> int:
+        """Read into `buffer`, and say how much; 0: the other side has gone. Raises BlockingIOError and other OSErrors.
 
-        Into one buffer: `recv` makes a new one of its full size each time, which costs 13 µs for 256 kB [measured].
+        It is not part of the stream until `keep`. Into one buffer: `recv` makes a new one of its full size each time, which
+        costs 13 µs for 256 kB [measured].
         """
-        count = source.recv_into(self._buffer)
-        self._bytes += self._view[:count]
-        return count > 0
+        return source.recv_into(self.buffer, 0, flags)
+
+    def keep(self, count: int) -> None:
+        """What was received follows what is here."""
+        self._bytes += self.view[:count]
 
     @property
     def waiting(self) -> int:

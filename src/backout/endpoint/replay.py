@@ -2,7 +2,9 @@
 
 Each of the recorded clients is one here as well. A statement is sent as it was recorded, with its parameters; whether
 it is compared with what it did then is the caller's word (`exact`). COMMIT and ROLLBACK are sent as what they were
-answered with, since a failed transaction answers COMMIT with ROLLBACK.
+answered with, since a failed transaction answers COMMIT with ROLLBACK. What stood or fell together without a BEGIN before it
+(several statements in one query, a pipeline) has one here where it fell, or became part of a transaction (`covers`). A
+client leaves behind its last statement, and what it has not committed goes with it.
 
 Not for: where the lines are from. Invariant: a line without all that it needs is refused before anything is written.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from backout.endpoint import frames
@@ -43,23 +46,10 @@ def replay(transaction: Transaction, run: int, lines: Sequence[Line], *, exact: 
     lends = lending(transaction)
     with lends.lend() as loan:
         endpoint = Endpoint(loan, user="backout", keep=lambda kept: lends.transcribe(run, kept))
-        players: dict[int, _Player] = {}
-        differing: list[str] = []
         with endpoint:
             try:
-                for line in lines:
-                    if line["outcome"].startswith("refused"):
-                        continue
-                    if line["client"] not in players:
-                        players[line["client"]] = _Player(endpoint)
-                    difference = _compared(line, players[line["client"]].play(line))
-                    if difference is not None:
-                        differing.append(difference)
-                    if endpoint.record.problems:
-                        raise RolledBack(endpoint.record.problems[0], hint="nothing was changed; run it again")
+                differing = _played(endpoint, lines)
             finally:
-                for player in players.values():
-                    player.close()
                 endpoint.close()
                 endpoint.transcript.flush()
     if differing and exact:
@@ -74,6 +64,32 @@ def replay(transaction: Transaction, run: int, lines: Sequence[Line], *, exact: 
         notes = [f"all of {len(lines)} statements did what they did when they were recorded"]
     head = {"statements": transcript.statements, "sha256": transcript.head}
     return Served(tuple(notes), head, frozenset(transcript.tables))
+
+
+def _played(endpoint: Endpoint, lines: Sequence[Line]) -> list[str]:
+    """What did something else than it did. Raises RolledBack."""
+    players: dict[int, _Player] = {}
+    differing = []
+    begun = {line["n"] - line["covers"] for line in lines if "covers" in line}
+    last = {line["client"]: line["n"] for line in lines}
+    try:
+        for line in lines:
+            if line["client"] not in players:
+                players[line["client"]] = _Player(endpoint)
+            player = players[line["client"]]
+            if line["n"] in begun:
+                player.begin()
+            difference = player.play(line)
+            if difference is not None:
+                differing.append(difference)
+            if line["n"] == last[line["client"]]:
+                players.pop(line["client"]).close()
+            if endpoint.record.problems:
+                raise RolledBack(endpoint.record.problems[0], hint="nothing was changed; run it again")
+    finally:
+        for player in players.values():
+            player.close()
+    return differing
 
 
 def _compared(line: Line, outcome: str) -> str | None:
@@ -94,12 +110,29 @@ class _Player:
         self._socket, self._stream = ours, Stream()
 
     def close(self) -> None:
-        """Say goodbye."""
-        self._socket.sendall(message(b"X"))
-        self._socket.close()
+        """Say goodbye, and wait until what it has left is gone."""
+        with self._socket, suppress(OSError):
+            self._socket.sendall(message(b"X"))
+            while self._socket.recv(1 << 16):
+                pass
 
-    def play(self, line: Line) -> str:
-        """Send one statement, and return how it ended, in the words of the transcript."""
+    def begin(self) -> None:
+        """A transaction that had no BEGIN of its own."""
+        self._socket.sendall(message(b"Q", text("BEGIN")))
+        self._outcome({})
+
+    def play(self, line: Line) -> str | None:
+        """Send one statement; what was different, in words, or None."""
+        if line["outcome"].startswith("refused"):  # another version may refuse something else: what nobody can read
+            self._socket.sendall(message(b"Q", text(f"refused: {line['statement']}")))
+            self._outcome(line)
+            return None
+        if "covers" in line and line["outcome"] == "BEGIN":
+            return None  # it has begun before what it covers
+        return _compared(line, self._sent(line))
+
+    def _sent(self, line: Line) -> str:
+        """How the statement has ended, in the words of the transcript."""
         said = line["statement"]
         if line["outcome"] == "ROLLBACK" and said.lower().startswith(("commit", "end")):
             said = "ROLLBACK AND CHAIN" if " chain" in said.lower() else "ROLLBACK"

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Self, TypeVar
@@ -66,6 +67,7 @@ class Endpoint:
         self._holder: tuple[int, int] | None = None
         self._threads: list[threading.Thread] = []
         self._sockets: set[socket.socket] = set()
+        self._talking: dict[int, tuple[socket.socket, threading.Event]] = {}  # what is set when it has left
         self._guard = threading.Lock()
         self._closing = False
         self._listeners: list[tuple[socket.socket, threading.Thread]] = []
@@ -167,8 +169,11 @@ class Endpoint:
             client.close()
 
     def _talk(self, client: socket.socket, stream: Stream, key: tuple[int, int], wanted: Mapping[str, str]) -> None:
+        left = threading.Event()
+        with self._guard:
+            self._talking[key[0]] = client, left
         conversation = Conversation(
-            key[0], client, stream, self._shared, lambda: self._lease(client, key), self._release, wanted
+            key[0], client, stream, self._shared, partial(self._lease, client, key), self._release, wanted
         )
         try:
             try:
@@ -188,18 +193,36 @@ class Endpoint:
         finally:
             if conversation.holds_session:
                 self._release()
+            with self._guard:
+                del self._talking[key[0]]
+            left.set()
 
     def _fail(self, problem: str) -> None:
         with self._guard:
             self.record.problems.append(problem)
 
-    def _lease(self, client: socket.socket, key: tuple[int, int]) -> None:
-        if not self._session.acquire(timeout=self._wait_s):
+    def _lease(self, client: socket.socket, key: tuple[int, int], *, patient: bool) -> None:
+        if key[0] not in self._shared.using:
+            self._let_others_leave(key[0])
+        if not self._session.acquire(timeout=-1 if patient else self._wait_s):
             hint = "all clients of a run share one session: use one connection at a time (a pool of size 1)"
             with suppress(OSError):
                 client.sendall(frames.error("55P03", "another connection has the session", hint, severity="FATAL"))
             raise ClientGone
         self._holder = key
+
+    def _let_others_leave(self, newcomer: int) -> None:
+        """Who has closed its connection leaves first: on a server its temporary tables are nobody else's.
+
+        It may have done so long before the thread that listens to it gets to know.
+        """
+        with self._guard:
+            others = [
+                one for number, one in self._talking.items() if number != newcomer and number in self._shared.using
+            ]
+        for client, left in others:
+            if _has_closed(client):
+                left.wait(self._wait_s)
 
     def _release(self) -> None:
         self._holder = None
@@ -307,6 +330,15 @@ def _at_home(loan: Loan, look: Look) -> Look:
             return look()
 
     return looks
+
+
+def _has_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) in (b"", b"X")
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _say(client: socket.socket, error: Exception) -> None:

@@ -12,6 +12,7 @@ transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from backout.endpoint import frames
 from backout.endpoint.names import Names, Prepared
@@ -43,6 +44,7 @@ class Transactions:
         self.will_be = False  # when all that was sent has been done
         self.failed = False
         self.guarded = False  # since the last Sync
+        self._began_at = self._done_at = 0  # lines of the transcript when what is not in a client's transaction began
         self._read_only = False
         self._ended = False  # by hand, what a server ends with a statement outside of a transaction
 
@@ -61,15 +63,38 @@ class Transactions:
         if self.will_be:
             return
         if not self.guarded:
+            if not self._upstream.owed:
+                self._begins_at(0)
             self._upstream.guarded()
             self.guarded = True
         if not only_reads:
             self._upstream.guard_is_clean = False
 
-    def noted(self, pieces: Sequence[Piece], bound: bytes = b"", types: bytes = b"") -> Noted:
-        """A place in the transcript for these statements."""
+    def guard_is_there(self) -> None:
+        """As `guard(only_reads=True)` where the guard is clean, and nothing on its way."""
+        if not self.will_be:
+            self._begins_at(0)
+            self.guarded = True
+
+    def _begins_at(self, more: int) -> None:
+        """What comes behind so many `more` lines of the transcript stands or falls together, without any BEGIN."""
+        transcript = self._transcript
+        self._began_at, self._done_at = transcript.statements + more, transcript.done + more
+
+    def _covered(self) -> int:
+        """How many lines that are, if any statement of them has been done."""
+        transcript = self._transcript
+        return transcript.statements - self._began_at if transcript.done > self._done_at else 0
+
+    def noted(
+        self, pieces: Sequence[Piece], bound: bytes = b"", types: bytes = b"", began: float | None = None
+    ) -> Noted:
+        """A place in the transcript for these statements. `began`: by the performance counter, if not now."""
         texts = (pieces[0].original,) if len(pieces) == 1 else tuple(piece.original for piece in pieces)
-        return Noted(self._transcript, self._number, texts, bound, types)
+        noted = Noted(self._transcript, self._number, texts, bound, types)
+        if began is not None:
+            noted.began = began
+        return noted
 
     def remember(self, pieces: Sequence[Piece]) -> bool:
         """Before the statements: what has to be known of them at the end. Returns whether something was sent."""
@@ -98,16 +123,20 @@ class Transactions:
     def refuse(self, piece: Piece) -> None:
         """Fail on the server too, so that it and the client have the same idea of the transaction."""
         assert piece.refusal is not None
-        self.noted((piece,)).refuse(piece.refusal.sqlstate)
+        noted, sqlstate = self.noted((piece,)), piece.refusal.sqlstate
         self.guard()
-        said = frames.error(piece.refusal.sqlstate, piece.refusal.message, piece.refusal.hint)
-        self._upstream.control("fail", error=said)
+        said = frames.error(sqlstate, piece.refusal.message, piece.refusal.hint)
+        self._upstream.control("fail", error=said, failed=lambda: noted.refuse(sqlstate))
         self._names.unsure()
 
     # -- beginnings and ends -------------------------------------------------------------------------------------------
 
     def control(self, piece: Piece) -> None:
         """BEGIN, COMMIT or ROLLBACK of the client."""
+        if piece.chain and not self.will_be:
+            said = f"{piece.control.value} AND CHAIN can only be used in transaction blocks"
+            self.refuse(replace(piece, refusal=Refusal(NO_TRANSACTION, said)))
+            return
         noted = self.noted((piece,))
         if self.failed and piece.control is not Control.BEGIN:
             self._roll_back(piece, noted)
@@ -126,28 +155,45 @@ class Transactions:
             self._read_only = True
         if not self.will_be:
             self._upstream.guard_is_clean = False
-        self._upstream.control("nothing", tag="BEGIN", done=lambda: self._now(inside=True), noted=noted)
+
+        def begun() -> None:
+            noted.covers = 0 if self.inside else self._covered()
+            self.inside = True
+
+        self._upstream.control("nothing", tag="BEGIN", done=begun, noted=noted)
         self.will_be = True
 
     def _commit(self, piece: Piece, noted: Noted) -> None:
         self.guard()
         if self._upstream.checks_constraints:
-            self._upstream.control("check", failed=lambda: self._now(inside=False), noted=noted)
+            self._upstream.control("check", failed=self._ends_failed, noted=noted)
             self._upstream.control("defer")
         self._end_by_hand()
         how = "back" if self._read_only else "nothing"
-        self._upstream.control(how, tag="COMMIT", done=lambda: self._now(inside=piece.chain), noted=noted)
+        self._upstream.control(how, tag="COMMIT", done=lambda: self._ends(chain=piece.chain), noted=noted)
         self._after(piece)
 
     def _roll_back(self, piece: Piece, noted: Noted) -> None:
         self.guard()
-        self._upstream.control("back", tag="ROLLBACK", done=lambda: self._now(inside=piece.chain), noted=noted)
+
+        def ended() -> None:
+            noted.covers = 0 if self.inside else self._covered()
+            self._ends(chain=piece.chain)
+
+        self._upstream.control("back", tag="ROLLBACK", done=ended, noted=noted)
         self.reader.back()
         self._forget()
         self._after(piece)
 
-    def _now(self, *, inside: bool) -> None:
-        self.inside = inside
+    def _ends(self, *, chain: bool) -> None:
+        """Its COMMIT or ROLLBACK has been answered, and has no line yet."""
+        self.inside = chain
+        self._begins_at(1)
+
+    def _ends_failed(self) -> None:
+        """Its COMMIT has failed, and has its line."""
+        self.inside = False
+        self._begins_at(0)
 
     def _after(self, piece: Piece) -> None:
         self.will_be = self.guarded = self._read_only = False
@@ -183,7 +229,16 @@ class Transactions:
         self._ended = False
         self.reader.back()
         self._forget()
+        self.note_undone()
         self._upstream.control("back")
+
+    def note_undone(self) -> None:
+        """Say in the transcript that what came since the last Sync, and was done, was not kept: nobody said ROLLBACK."""
+        covered = 0 if self.inside else self._covered()
+        if covered:
+            noted = self.noted((Piece("ROLLBACK"),))
+            noted.covers = covered
+            noted.complete("ROLLBACK")
 
     def owes_end(self) -> bool:
         """At the end of a statement outside of a transaction: do what a server does there; a Sync of it is owed then."""

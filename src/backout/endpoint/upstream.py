@@ -14,9 +14,11 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 from time import monotonic, sleep
 
+from backout.endpoint.controls import CONTROLS
 from backout.endpoint.frames import SYNC, Malformed, Stream, bind, complete, message, parse
 from backout.endpoint.transcript import Noted
 
@@ -54,7 +56,7 @@ class Expected:
 #: all that the run has done is lost [1 in 35,000 rounds of nonsense, PostgreSQL 18.4, a busy
 #: machine, before we waited].
 _RENEWS_S = 0.1
-_SYNC, _OUR_SYNC = Expected("sync"), Expected("sync", ours=True)
+SYNCED, _OUR_SYNC = Expected("sync"), Expected("sync", ours=True)
 
 
 class ServerGone(Exception):
@@ -65,31 +67,6 @@ class Blinded(ServerGone):
     """Something changed what statements mean, unseen: nothing more may be passed on, and nothing be committed."""
 
 
-#: What we prepare on the session, under names that no client has. Names are qualified, operators left out: the client's
-#: search_path may put anything before pg_catalog.
-_CONTROLS = {
-    "guard": "SAVEPOINT _backout_guard",
-    "release": "RELEASE SAVEPOINT _backout_guard",
-    "back": "ROLLBACK TO SAVEPOINT _backout_guard",
-    "nothing": "SELECT 1",
-    "fail": "SELECT pg_catalog.int4div(1, 0)",  # folded when it is planned: Bind fails, as the protocol's own errors do
-    "check": "SET CONSTRAINTS ALL IMMEDIATE",
-    "read_only": "SET LOCAL transaction_read_only = on",
-    "remember": "SELECT pg_catalog.set_config($1::pg_catalog.text, pg_catalog.concat('=', "
-    "pg_catalog.current_setting($2::pg_catalog.text, true)), true) "
-    "WHERE pg_catalog.texteq(COALESCE(pg_catalog.current_setting($1, true), ''), '')",
-    "keep": "SELECT pg_catalog.set_config($1::pg_catalog.text, pg_catalog.concat('=', "
-    "pg_catalog.current_setting($2::pg_catalog.text, true)), true)",
-    "recall": "SELECT pg_catalog.set_config($2::pg_catalog.text, pg_catalog.substr("
-    "pg_catalog.current_setting($1::pg_catalog.text, true), 2), true) "
-    "WHERE pg_catalog.textne(COALESCE(pg_catalog.current_setting($1, true), ''), '')",
-    "inherit": "SELECT pg_catalog.set_config($1::pg_catalog.text, "
-    "pg_catalog.current_setting($2::pg_catalog.text, true), true) "
-    "WHERE pg_catalog.texteq(COALESCE(pg_catalog.current_setting($1, true), ''), '') "
-    "AND pg_catalog.textne(COALESCE(pg_catalog.current_setting($2, true), ''), '')",
-    "forget": "SELECT pg_catalog.set_config($1::pg_catalog.text, '', true)",
-    "set": "SELECT pg_catalog.set_config($1::pg_catalog.text, $2::pg_catalog.text, false)",
-}
 #: What a server reports of itself (manual 55.2.7) and no statement may change.
 _FIXED = ("client_encoding", "standard_conforming_strings", "session_authorization", "is_superuser")
 
@@ -113,7 +90,7 @@ class Upstream:
         self._sending = Lock()
         self._renewed_at = 0.0  # by the monotonic clock: when the guard was last made new
         named = ", ".join(deferred)
-        texts = {**_CONTROLS, "defer": f"SET CONSTRAINTS {named} DEFERRED" if deferred else _CONTROLS["nothing"]}
+        texts = {**CONTROLS, "defer": f"SET CONSTRAINTS {named} DEFERRED" if deferred else CONTROLS["nothing"]}
         for name, query in texts.items():
             self.send(parse(f"_backout_{name}", query), Expected("parse", ours=True))
         self.send(SYNC, Expected("sync", ours=True))
@@ -131,6 +108,23 @@ class Upstream:
             elif one.skipped:
                 one.skipped()
 
+    def send_now(self, data: bytes) -> None:
+        """Send bytes at once, where nothing waits; what the socket does not take now waits. What is owed is the caller's."""
+        try:
+            with self._sending:
+                sent = self.socket.send(data)
+        except _NOT_NOW:
+            sent = 0
+        except OSError as error:
+            raise ServerGone(str(error)) from None
+        if sent < len(data):
+            self.outgoing += data[sent:]
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing is on its way, and the server reads what comes next."""
+        return not (self.owed or self.outgoing or self._skipping)
+
     def control(
         self,
         name: str,
@@ -142,17 +136,23 @@ class Upstream:
         failed: Callable[[], None] | None = None,
         noted: Noted | None = None,
     ) -> None:
-        """Queue one of the prepared controls; with `tag` the client gets `answer`, and that its command is complete."""
+        """Queue one of the prepared controls; with `tag` the client gets `answer`, and that its command is complete.
+
+        With `error` the client gets that instead; `failed` is called also where the server has left it out.
+        """
 
         def ended() -> None:
-            if noted and tag:
-                noted.complete(tag)
             if done:
                 done()
+            if noted and tag:
+                noted.complete(tag)
 
         self.send(
             bind(f"_backout_{name}"),
-            Expected("bind", ours=True, error=error, noted=None if error else noted),
+            Expected(
+                "bind", ours=True, error=error, failed=failed if error else None, skipped=failed if error else None,
+                noted=None if error else noted,
+            ),
             Expected(
                 "execute", ours=True, instead=answer + complete(tag) if tag else b"", error=error,
                 done=ended if noted else done, failed=failed,
@@ -176,7 +176,7 @@ class Upstream:
 
     def sync(self, *, ours: bool = False) -> None:
         """Queue a Sync."""
-        self.send(SYNC, _OUR_SYNC if ours else _SYNC)
+        self.send(SYNC, _OUR_SYNC if ours else SYNCED)
 
     def guarded(self) -> None:
         """Queue what makes the guard new, so that whatever comes now can be taken back alone."""
@@ -213,14 +213,19 @@ class Upstream:
 
     def receive(self) -> None:
         """Read what is there."""
+        self.stream.keep(self.received())
+
+    def received(self) -> int:
+        """Read what is there into the stream's buffer, and say how much that is."""
         try:
-            is_there = self.stream.read(self.socket)
+            count = self.stream.receive(self.socket)
         except _NOT_NOW:
-            return
+            return 0
         except OSError as error:
             raise ServerGone(str(error)) from None
-        if not is_there:
+        if not count:
             raise ServerGone("the server closed the connection")
+        return count
 
     def answers(self, client: bytearray, ready: Callable[[bytes], None], mine: Callable[[], bool]) -> None:
         """Pass on to `client` what is its; `ready` is called with the status at each Sync or query that is the client's.
@@ -279,8 +284,9 @@ class Upstream:
         self.copying_in = False
         if expected.ours:
             self._failed = _said(payload)
-        if expected.noted:
-            expected.noted.fail(_field(payload, b"C"))
+        noted = expected.noted or self._executed_behind(expected)
+        if noted:
+            noted.fail(_field(payload, b"C"))
         if expected.failed:
             expected.failed()
         # After an error in the extended protocol the server reads on from the next Sync, and leaves out whatever comes
@@ -290,6 +296,13 @@ class Upstream:
             if skipped:
                 skipped()
         self._skipping = not self.owed
+
+    def _executed_behind(self, expected: Expected) -> Noted | None:
+        """What would have been executed, had its Bind not failed: values that are no values of their types."""
+        if expected.kind != "bind" or expected.ours:
+            return None
+        behind = next((one for one in islice(self.owed, 1, 3) if one.kind != "describe"), None)
+        return behind.noted if behind is not None and behind.kind == "execute" and not behind.ours else None
 
     def _at_rest(self, expected: Expected, status: bytes, ready: Callable[[bytes], None]) -> None:
         if status == b"I":

@@ -29,13 +29,14 @@ def keep_lines(control: Session, schema: str, run: int, lines: Sequence[tuple[in
             f"DELETE FROM {table} t USING backout.run r WHERE r.number = t.run AND r.state <> 'committed' "
             "AND r.finished_at + r.keep_days * interval '1 day' < pg_catalog.clock_timestamp()"
         )
-    places, texts, hashes = zip(*lines, strict=True)
-    control.run(
-        f"INSERT INTO {table} (run, place, line, hash) "
-        "SELECT $1, u.place, u.line, u.hash FROM unnest($2::bigint[], $3::text[], $4::text[]) u(place, line, hash)",
-        [run, list(places), list(texts), list(hashes)],
-        doing="keep the transcript",
-    )
+    # Arrays of text as parameters take 36 µs of our time for a line, and this 2 [measured with psycopg 3.3].
+    rows = "".join(f"{run}\t{place}\t{_escaped(line)}\t{hashed}\n" for place, line, hashed in lines)
+    control.copy_in(f"COPY {table} (run, place, line, hash) FROM STDIN", rows, doing="keep the transcript")
+
+
+def _escaped(line: str) -> str:
+    """As a value of COPY's text format (manual: COPY, "Text Format")."""
+    return line.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def read_lines(control: Session, schema: str, run: int) -> Sequence[tuple[int, str, str]]:

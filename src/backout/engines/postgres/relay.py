@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import socket
 import ssl
 import struct
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from backout.engines.postgres import tls
+from backout.engines.postgres.socket_folder import SocketFolder
 from backout.engines.postgres.tls import Server
 from backout.errors import Refused
 
@@ -57,7 +55,7 @@ class Relay:
         """Connect. Raises Refused, with nothing written, where no TLS is to be had."""
         self._server = server
         first = tls.connect(server)
-        self._folder = tempfile.mkdtemp(prefix="backout-")  # 0700 (Python manual, `mkdtemp`)
+        self._folder = SocketFolder(f".s.PGSQL.{_PORT}")
         self._listening = _listening_in(self._folder)
         self._wires: list[_Wire] = []
         self._closing = False
@@ -69,7 +67,7 @@ class Relay:
         """What libpq connects with, its password included."""
         known = {one.keyword.decode() for one in pq.Conninfo.get_defaults()}
         kept = {name: value for name, value in self._server.settings.items() if name in _KEPT}
-        given = {**kept, **_IN_CLEAR, "host": self._folder}
+        given = {**kept, **_IN_CLEAR, "host": str(self._folder.path)}
         return make_conninfo(**{name: value for name, value in given.items() if name in known})
 
     @contextmanager
@@ -97,12 +95,12 @@ class Relay:
         self._closing = True
         with suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
             # `accept` returns for nothing else on every system.
-            knock.connect(str(_path(self._folder)))
+            knock.connect(str(self._folder.socket))
         self._acceptor.join()
         self._listening.close()
         for wire in self._wires:
             wire.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.close()
 
     def _accept(self, first: ssl.SSLSocket) -> None:
         waiting: ssl.SSLSocket | None = first
@@ -126,21 +124,17 @@ class Relay:
             waiting.close()
 
 
-def _path(folder: str) -> Path:
-    return Path(folder) / f".s.PGSQL.{_PORT}"
-
-
-def _listening_in(folder: str) -> socket.socket:
-    path, listening = _path(folder), socket.socket(socket.AF_UNIX)
+def _listening_in(folder: SocketFolder) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX)
     try:
-        listening.bind(str(path))
+        listening.bind(str(folder.socket))
         listening.listen()
     except OSError as error:
         listening.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.close()
         why = (error.strerror or str(error)).lower()
         hint = "set TMPDIR to a folder with a short path, where this account can make a socket"
-        raise Refused("endpoint", f'unable to make the socket "{path}": {why}', hint=hint) from None
+        raise Refused("endpoint", f'unable to make the socket "{folder.socket}": {why}', hint=hint) from None
     return listening
 
 

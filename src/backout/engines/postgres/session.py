@@ -104,6 +104,16 @@ class Session:
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted while trying to {doing}", state="rolled back") from None
 
+    def copy_in(self, text: str, rows: str, *, doing: str) -> None:
+        """Execute one COPY … FROM STDIN with these rows, which are in COPY's text format."""
+        try:
+            with self.connection.cursor().copy(_query(text)) as copy:
+                copy.write(rows)
+        except psycopg.Error as error:
+            raise translated(error, doing) from None
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted while trying to {doing}", state="rolled back") from None
+
     def one(self, text: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...]:
         """The only row of a query."""
         (row,) = self.run(text, parameters).rows
