@@ -6,12 +6,13 @@ well, until it comes through; the same with the undo. `HUNT_SEED` repeats a roun
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -32,6 +33,10 @@ CHANGE = """-- /// change
 -- @batch app.referral by=id size=25
 UPDATE app.referral SET visits = visits + 1;
 """
+TRACKED = (
+    CHANGE.replace("-- @batch", '-- @pre "before"\nSELECT id, visits FROM app.referral;\n-- @batch')
+    + '-- @post "after"\nSELECT id, visits FROM app.referral;\n'
+)
 LOOP = """# /// change
 # title = "A backfill by a script"
 # ///
@@ -96,6 +101,7 @@ def scene() -> Iterator[Scene]:
             session.execute("CREATE DATABASE test")
             session.execute("GRANT CREATE ON DATABASE test TO app, login")
         (place / "change.sql").write_text(CHANGE)
+        (place / "tracked.sql").write_text(TRACKED)
         (place / "loop.py").write_text(LOOP)
         yield found
     finally:
@@ -118,6 +124,11 @@ def test_a_loop_of_a_script_survives_whatever_kills_it(scene: Scene, blow: str) 
     rounds(scene, ELSEWHERE, blow, max(1, 2 // SHORTER), SEED, change="loop")
 
 
+@pytest.mark.parametrize("blow", ["kill", "kill sent"])
+def test_the_files_of_a_tracked_run_agree_whatever_kills_it(scene: Scene, blow: str) -> None:
+    rounds(scene, TRIGGER, blow, 1, SEED, change="tracked")
+
+
 @pytest.mark.parametrize("blow", ["kill the backend", "kill the server"])
 def test_a_run_in_batches_survives_a_server_that_dies(scene: Scene, blow: str) -> None:
     rounds(scene, ELSEWHERE, blow, 1, SEED)
@@ -133,14 +144,21 @@ HUNTED = ["kill", "kill sent", "end the backend", "kill the backend", "kill the 
 
 @pytest.mark.hunt
 def test_a_hundred_kills_lose_nothing(scene: Scene) -> None:
+    until_a_hundred_have_fallen(scene, ("change", "tracked", "loop"))
+
+
+def until_a_hundred_have_fallen(scene: Scene, changes: Sequence[str]) -> None:
+    """Rounds with each blow, table and change in turn; a blow has fallen where the run did not end by itself."""
     BLOWS.clear()
     seed = int(os.environ.get("HUNT_SEED", "0")) or Random().randrange(1, 2**31)
     print(f"HUNT_SEED={seed}")
     number = 0
-    while sum(count for status, count in BLOWS.items() if status != 0) < 100:
-        blow = HUNTED[number % len(HUNTED)]
-        made = (TRIGGER + REFERRING, ELSEWHERE)[number // len(HUNTED) % 2]
-        rounds(scene, made, blow, 1, seed + number, change=("change", "loop")[number // len(HUNTED) % 3 == 2])
+    while sum(count for status, count in BLOWS.items() if status != 0) < int(os.environ.get("HUNT_KILLS", "100")):
+        turn = number // len(HUNTED)
+        made, change = (TRIGGER + REFERRING, ELSEWHERE)[turn % 2], changes[turn % len(changes)]
+        if change == "tracked":
+            made = TRIGGER + REFERRING  # what writes its own rows again is not tracked
+        rounds(scene, made, HUNTED[number % len(HUNTED)], 1, seed + number, change=change)
         number += 1
     print(f"{number} rounds, by exit status: {BLOWS}")
 
@@ -149,6 +167,7 @@ def rounds(scene: Scene, trigger: str, blow: str, count: int, seed: int, *, chan
     chance = Random(seed)
     for number in range(count):
         scene.database.execute("DROP SCHEMA IF EXISTS backout, rescue CASCADE")
+        shutil.rmtree(scene.place / "tracking", ignore_errors=True)
         scene.database.as_application(SCHEMA + trigger)
         before = scene.dump()
         try:
@@ -158,6 +177,8 @@ def rounds(scene: Scene, trigger: str, blow: str, count: int, seed: int, *, chan
             if trigger:
                 stamped = "SELECT count(*) FROM app.referral WHERE note ~ '^n[0-9]+ changed$'"
                 assert [(ROWS,)] == scene.database.execute(stamped)
+            if change == "tracked":
+                files_agree(scene, run)
             if trigger == ELSEWHERE:
                 once_elsewhere(scene, run)
             elif change == "change":
@@ -169,6 +190,16 @@ def rounds(scene: Scene, trigger: str, blow: str, count: int, seed: int, *, chan
         except AssertionError:
             print(f"{blow}: round {number}; HUNT_SEED={seed}")
             raise
+
+
+def files_agree(scene: Scene, run: RunRecord) -> None:
+    """What the queries said before and after, and the change itself: of each row one line, in each of them."""
+    found = []
+    for name in ("before-pre", "after-post", "change"):
+        with (scene.place / "tracking" / f"{run.identifier}-{name}.csv").open(newline="") as file:
+            found.append(sorted(int(line["id"]) for line in csv.DictReader(file)))
+    every = [number * 7 for number in range(1, ROWS + 1)]
+    assert [every, every, every] == found
 
 
 def once_elsewhere(scene: Scene, run: RunRecord) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from crash.test_batches import ELSEWHERE, rounds, scene
+from crash.test_batches import ELSEWHERE, rounds, scene, until_a_hundred_have_fallen
 from crash.test_crash import Scene
 from properties.driving import SEED
 
@@ -29,3 +29,9 @@ while (batch := connection.execute("SELECT * FROM backout.next_batch()").fetchon
 def test_a_program_in_batches_survives_whatever_kills_it(scene: Scene, blow: str) -> None:
     (scene.place / "program.py").write_text(PROGRAM)
     rounds(scene, ELSEWHERE, blow, 1, SEED, change="program")
+
+
+@pytest.mark.hunt
+def test_a_hundred_kills_of_programs_lose_nothing(scene: Scene) -> None:
+    (scene.place / "program.py").write_text(PROGRAM)
+    until_a_hundred_have_fallen(scene, ("program",))

@@ -158,17 +158,21 @@ class Pressure:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run in batches gives way to. Durations in seconds."""
+    """What a run in batches gives way to, and what has to be one. Durations in seconds."""
 
     row_locks_s: float = 0.1  # how long a batch should hold its locks
     replica_lag_s: float = 5.0
+    replicas: tuple[str, ...] = ()  # by name; empty: all
     waiting_sessions: int = 0  # how many may wait for a lock of ours when a batch ends
     long_transaction_s: float = 3600.0  # the oldest transaction of another session
+    needs_transactions: bool = False  # the run stops where it may not see them
     flag_file: str | None = None  # wait as long as this file is there
     wal_rate_bytes: float | None = None  # a second, of all sessions together
     archive_backlog_bytes: float | None = None  # of log that waits to be archived
     commit_latency_s: float | None = None  # of a commit of one small row
     analyze: bool = False  # before the first batch, where the statistics are stale
+    ghost_batches: int | None = None  # how many a ghost run tries; None: all
+    rows_at_once: int | None = None  # that a change may write without batches; None: any number
 
 
 class Batch(Protocol):

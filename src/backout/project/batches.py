@@ -5,6 +5,8 @@ Not for: the gates that they pass first (`project.py`), or the batches themselve
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from backout.engines.batches import Batched, Limits, Wanted, in_batches
 from backout.engines.protocol import Database
 from backout.engines.values import Mode, RunRecord, RunState
@@ -12,18 +14,25 @@ from backout.errors import Refused, UsageError
 from backout.project.config import Environment
 from backout.runs.changes import ChangeRun
 
+#: Where nobody has set one. VACUUM cannot clean behind it in the whole database; batches would add to that.
+_LONG_TRANSACTION = timedelta(hours=1)
+
 
 def limits_of(environment: Environment) -> Limits:
     """What a run in batches gives way to there."""
     return Limits(
         row_locks_s=environment.batch_time.total_seconds(),
         replica_lag_s=environment.replica_lag.total_seconds(),
-        long_transaction_s=environment.long_transaction.total_seconds(),
+        replicas=environment.replicas,
+        long_transaction_s=(environment.long_transaction or _LONG_TRANSACTION).total_seconds(),
+        needs_transactions=environment.long_transaction is not None,
         flag_file=environment.pause_file,
         wal_rate_bytes=environment.wal_rate_bytes,
         archive_backlog_bytes=environment.archive_backlog_bytes,
         commit_latency_s=environment.commit_latency.total_seconds() if environment.commit_latency else None,
         analyze=environment.analyze,
+        ghost_batches=environment.ghost_batches,
+        rows_at_once=environment.batch_above,
     )
 
 

@@ -60,9 +60,12 @@ class Environment:
     isolation: str = "read committed"
     scan_limit_bytes: int = 8 * 2**30  # PostgreSQL: from this size on a table is armed instead of scanned
     arm: tuple[str, ...] = ()  # tables that only triggers or functions of the changes reach, to be armed as well
+    batch_above: int | None = None  # rows that a change may write without batches; None: any number
+    ghost_batches: int | None = None  # how many batches a ghost run tries; None: all
     batch_time: timedelta = timedelta(milliseconds=100)  # how long a batch should hold the locks on its rows
     replica_lag: timedelta = timedelta(seconds=5)  # from here on a run in batches waits; so it does for the next two
-    long_transaction: timedelta = timedelta(hours=1)
+    replicas: tuple[str, ...] = ()  # whose lag counts; empty: all
+    long_transaction: timedelta | None = None  # None: an hour, where the login role may see them
     pause_file: str | None = None
     wal_rate_bytes: int | None = None  # a second; from here on a run in batches waits
     archive_backlog_bytes: int | None = None

@@ -37,7 +37,8 @@ _SECTIONS = ("project", "people", "channels", "undo", "tables", "environments")
 PROJECT_KEYS = ("name", "changes", "profile", "people", "allowed_signers", "ledger", "statements", "tracking")
 ENVIRONMENT_KEYS = (
     "url", "url_env", "url_file", "connect", "role", "superuser", "lock_timeout", "statement_timeout", "keep", "rescue_schema",
-    "min_proof", "isolation", "scan_limit", "arm", "batch_time", "replica_lag", "long_transaction", "pause_file",
+    "min_proof", "isolation", "scan_limit", "arm", "batch_above", "ghost_batches", "batch_time", "replica_lag", "replicas",
+    "long_transaction", "pause_file",
     "wal_rate", "archive_backlog", "commit_latency", "quiet_hours", "analyze",
     "program_time", "program_idle", "program_statement", "agree_within", "watcher", "watcher_gone",
     "outbound", "parameters", *POLICY_KEYS,
@@ -161,9 +162,12 @@ def _environment(name: str, table: Table, folder: Path, profile: str | None, peo
         isolation=table.choice("isolation", ISOLATIONS, default.isolation),
         scan_limit_bytes=default.scan_limit_bytes if (limit := table.size("scan_limit")) is None else limit,
         arm=table.names("arm"),
+        batch_above=table.count("batch_above"),
+        ghost_batches=table.count("ghost_batches"),
         batch_time=table.duration("batch_time") or default.batch_time,
         replica_lag=table.duration("replica_lag") or default.replica_lag,
-        long_transaction=table.duration("long_transaction") or default.long_transaction,
+        replicas=table.names("replicas"),
+        long_transaction=table.duration("long_transaction"),
         pause_file=table.text("pause_file"),
         wal_rate_bytes=table.size("wal_rate"),
         archive_backlog_bytes=table.size("archive_backlog"),

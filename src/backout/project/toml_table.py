@@ -95,6 +95,13 @@ class Table:
             raise self.error(f'key "{key}" may not be {_written(value)}', key, "write true or false")
         return value
 
+    def count(self, key: str) -> int | None:
+        """A whole number above zero, or None where the key is not there."""
+        value = self.content.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise self.error(f'key "{key}" must be a whole number above zero', key, f"{key} = 100_000")
+        return value
+
     def size(self, key: str) -> int | None:
         """A number of bytes, or None where the key is not there."""
         value = self.content.get(key)

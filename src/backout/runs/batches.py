@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import monotonic, sleep
 from typing import Any
@@ -52,10 +52,11 @@ from backout.runs.batches_script import run_loop
 from backout.runs.batches_settle import is_worth_another, note_settled, settled
 from backout.runs.batches_waits import give_way
 from backout.runs.changes import ChangeRun, checked_after, tracking_of
-from backout.runs.masking import PHI
+from backout.runs.masking import PHI, shown_text
 from backout.runs.recorder import parameters_of
 from backout.runs.report import AssertionReport, RunReport
 from backout.runs.supervise import Reopen, keep_back
+from backout.sql.restrict import Restrictable, quoted_name
 from backout.sql.restrict_insert import batchable
 
 
@@ -155,21 +156,32 @@ def _all(going: Going) -> tuple[AssertionReport, ...]:
         return ()
     if going.run.change.batching is not None:
         return run_loop(going)
-    while _one(going):
+    batching = going.step.batching
+    assert batching is not None
+    statement = batchable(going.step.statement, batching.table, batching.by)
+    going.notes.append(_as_executed(going, statement, batching.by))
+    while not going.is_sampled and _one(going, statement):
         pass
     return ()
 
 
-def _one(going: Going) -> bool:
+def _as_executed(going: Going, statement: Restrictable, by: Sequence[str]) -> str:
+    """What each batch runs; its bounds are in the journal."""
+    key = ", ".join(f"{statement.reference}.{quoted_name(one)}" for one in by)
+    text = statement.with_predicate(f"({key}) > (:after) AND ({key}) <= (:upto)")
+    return f"each batch runs: {shown_text(going.run.change, text)}"
+
+
+def _one(going: Going, statement: Restrictable) -> bool:
     """One more batch; False: there was none left."""
     give_way(going)
-    record = _attempted(going)
+    record = _attempted(going, statement)
     if record is not None:
         note_settled(going, record)
     return record is not None
 
 
-def _attempted(going: Going) -> BatchRecord | None:
+def _attempted(going: Going, statement: Restrictable) -> BatchRecord | None:
     attempt = 1
     while True:
         started = monotonic()
@@ -178,7 +190,7 @@ def _attempted(going: Going) -> BatchRecord | None:
             batch = going.batches.begin(going.keyset, going.done + 1, going.last, going.pace.size)
             if batch is None:
                 return None
-            return _written(going, batch, started)
+            return _written(going, statement, batch, started)
         except MoreIsWritten as more:
             assert batch is not None
             batch.rollback()  # nothing of it stays: it is begun anew, now that what it writes will be logged
@@ -198,11 +210,9 @@ def _attempted(going: Going) -> BatchRecord | None:
             raise
 
 
-def _written(going: Going, batch: Batch, started: float) -> BatchRecord:
+def _written(going: Going, statement: Restrictable, batch: Batch, started: float) -> BatchRecord:
     """The statement on the batch's rows, captured and proven; committed, or in a ghost run rolled back."""
     step, values = going.step, going.run.values
-    assert step.batching is not None
-    statement = batchable(step.statement, step.batching.table, step.batching.by)
     locked = monotonic()
     within = batch.within(statement.reference, batch.after, batch.upto)
     affected = batch.execute(

@@ -80,6 +80,12 @@ class Going:
         return self.run.mode is not Mode.GHOST
 
     @property
+    def is_sampled(self) -> bool:
+        """Whether a ghost run that is to try so many batches has done so. The second run of a rehearsal tries all."""
+        most = self.limits.ghost_batches
+        return most is not None and not self.keeps and not self.run.repeated and self.done >= most
+
+    @property
     def is_private(self) -> bool:
         """Whether no value of a row may be shown."""
         return self.run.change.metadata.data is DataClass.PHI

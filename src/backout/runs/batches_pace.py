@@ -15,7 +15,9 @@ from backout.engines.batches import Pressure
 #: The first batch, the step up, and the least: at 10,000 rows a second and more, which plain updates reach on small
 #: machines, 1,000 rows take a tenth of a second at most. The most keeps the memory of both sides flat.
 FIRST, STEP, LEAST, MOST = 1_000, 1_000, 50, 200_000
-_DOWN = 0.5
+#: The least that is left of a size, and how much of the time a batch of the next size would take where one took too long:
+#: a size that is always halved is at three quarters of what is in time, and each batch costs 10 ms beside its rows.
+_DOWN, _ROOM = 0.5, 0.9
 
 #: How often what a run gives way to is read, and how long it waits before it is read again, in seconds.
 READ_EVERY_S, WAIT_S = 0.5, 0.2
@@ -34,14 +36,16 @@ class Pace:
     found: bool = False  # a batch has come near the time that it may take: from then on by steps
 
     def after(self, seconds: float, target_s: float, *, in_the_way: bool) -> Pace:
-        """Additive increase, multiplicative decrease: half of it where it took too long, or somebody had to wait for us.
+        """Additive increase, multiplicative decrease: half of it where somebody had to wait for us, and as much less as it
+        took too long, down to half of it.
 
         In the beginning it doubles as long as a batch of twice the size would still be in time.
         """
         if self.fixed:
             return self
         if in_the_way or seconds > target_s:
-            return Pace(max(LEAST, int(self.size * _DOWN)), found=True)
+            part = _DOWN if in_the_way else max(_DOWN, _ROOM * target_s / seconds)
+            return Pace(max(LEAST, int(self.size * part)), found=True)
         if not self.found and seconds <= target_s / 2:
             return Pace(min(MOST, self.size * 2))
         return Pace(min(MOST, self.size + STEP), found=True)

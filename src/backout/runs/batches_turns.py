@@ -73,6 +73,9 @@ class Turns:
             again = self._settle(self._batch)
             if again is not None:
                 return again
+        if self._going.is_sampled:
+            self.over = True
+            return None
         give_way(self._going)
         going, self._began = self._going, monotonic()
         return self._opened(going.batches.begin(going.keyset, going.done + 1, going.last, going.pace.size), again=False)

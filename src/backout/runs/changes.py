@@ -27,6 +27,7 @@ from backout.errors import BackoutError, CheckAfterFailed, OutcomeUnknown, Proof
 from backout.gates.policy import Window
 from backout.recovery.plan import UndoPolicy, plan_undo
 from backout.recovery.proof import Tightness, Verdict
+from backout.runs.batches_asked import require_batches
 from backout.runs.masking import PHI, shown_rows
 from backout.runs.recorder import Progress, Recorder, Serve, ServeTurns, judged, parameters_of
 from backout.runs.report import AssertionReport, ProofReport, RescueReport, RunReport, TableReport
@@ -121,6 +122,7 @@ def run_change(database: Database, reopen: Reopen, run: ChangeRun) -> RunReport:
         if report.data == PHI:
             report = replace(report, notes=(*report.notes, REVEALED if run.reveal else MASKED))
         report = _with_obstacle(database, found, run, report)
+        report = require_batches(database, found, run.change, run.mode, run.limits.rows_at_once, report)
         report = replace(report, tracking=tracking.changed(found.tables, transaction))
         if run.repeated:
             net = ((str(one.table.name), transaction.differing(one)) for one in found.tables)

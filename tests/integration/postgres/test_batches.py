@@ -21,7 +21,7 @@ from backout.runs.report import RunReport
 from integration.postgres.stage import Rights, Stage, backends, failure, in_background, stage_for, wait_until, yes
 from servers import PostgresDatabase
 
-pytestmark = pytest.mark.ends
+pytestmark = pytest.mark.either
 
 REFERRALS = """
 CREATE TABLE referral (id bigint PRIMARY KEY, status text NOT NULL, visits int NOT NULL DEFAULT 0, note text);
@@ -78,6 +78,19 @@ def test_rows_that_the_condition_leaves_out_are_not_touched(stage: Stage) -> Non
         "-- @batch referral by=id size=300\nUPDATE referral r SET status = 'closed' WHERE r.status = 'open' -- these",
     )
     assert [(1, 0, 100, 0), (2, 0, 100, 0), (3, 0, 100, 0), (4, 0, 33, 0)] == batches(stage, report)
+
+
+def test_what_each_batch_runs_is_recorded_beside_what_the_author_wrote(stage: Stage) -> None:
+    """The bounds are in the journal, batch by batch."""
+    stage.make(REFERRALS)
+    written = "UPDATE referral r SET visits = 1 WHERE status = 'open' OR visits = 2"
+    report = stage.run(f"-- @batch referral by=id size=400\n{written}")
+    limited = written.replace("WHERE ", "WHERE (") + '\n) AND (("r"."id") > (:after) AND ("r"."id") <= (:upto))'
+    assert [one.text for one in report.statements] == [written]
+    assert report.notes[0] == f"each batch runs: {limited}"
+    assert stage.rows("SELECT report->'notes'->>0 FROM backout.run") == [(report.notes[0],)]
+    bounds = stage.rows("SELECT after[1], upto[1] FROM backout.batch ORDER BY number")
+    assert bounds == [(None, "400"), ("400", "800"), ("800", "1000")]
 
 
 def test_a_delete_runs_in_batches_and_comes_back(stage: Stage) -> None:
@@ -306,6 +319,27 @@ def test_a_statement_that_cannot_be_limited_is_refused_with_its_place(stage: Sta
 
 
 # -- what is expected --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".sql", ".py"])
+def test_a_ghost_run_tries_as_many_batches_as_it_is_told_to_and_a_run_all(stage: Stage, suffix: str) -> None:
+    """What is expected of all batches together is not asked of a few."""
+    stage.make(REFERRALS)
+    stage.options = {**stage.options, "ghost_batches": "2"}
+    text = "-- @batch referral by=id size=300\n-- @expect total 1000\nUPDATE referral SET visits = 1"
+    if suffix == ".py":
+        text = (
+            'def apply(db):\n    for batch in db.batches("referral", by="id", size=300):\n'
+            '        db.execute(f"UPDATE referral SET visits = 1 WHERE {batch.where}")\n'
+        )
+    before = stage.dump()
+    ghost = stage.ghost(text, suffix=suffix)
+    assert [one.updated for one in ghost.tables] == [600]
+    assert "only the first 2 batches were tried (`ghost_batches`): a run has all of them" in ghost.notes
+    assert "each batch was rolled back by itself: they did not see each other" in ghost.notes
+    assert before == stage.dump()
+    report = stage.run(text, suffix=suffix)
+    assert [one.updated for one in report.tables] == [1000]
 
 
 def test_an_expectation_is_per_batch_and_a_failing_one_leaves_those_before(stage: Stage) -> None:

@@ -67,6 +67,24 @@ def test_it_waits_for_a_long_transaction_to_end(postgres: PostgresDatabase, tmp_
     assert [(reason, ended) for reason, _, _, ended in pauses(stage)] == [("oldest transaction", True)]
 
 
+def test_transactions_that_are_to_be_watched_and_cannot_be_seen_stop_it(
+    postgres: PostgresDatabase, tmp_path: Path
+) -> None:
+    stage = made(postgres, tmp_path, long_transaction='"1 minute"')
+    postgres.execute(f'REVOKE pg_read_all_stats FROM "{postgres.login_role}"')
+    error = failure(lambda: stage.run(CHANGE))
+    assert (error.message, error.exit_status) == ("the transactions of others cannot be read", 3)
+    assert stage.rows("SELECT sum(visits) FROM referral") == [(0,)]
+
+
+def test_a_flag_file_that_cannot_be_looked_for_stops_it(postgres: PostgresDatabase, tmp_path: Path) -> None:
+    name = tmp_path / ("f" * 300)  # longer than a file's name can be
+    stage = made(postgres, tmp_path, pause_file=f'"{name}"')
+    error = failure(lambda: stage.run(CHANGE))
+    assert (error.message, error.exit_status) == (f'flag file "{name}" cannot be looked for: File name too long', 3)
+    assert stage.rows("SELECT sum(visits) FROM referral") == [(0,)]
+
+
 def test_while_it_waits_it_holds_no_snapshot(postgres: PostgresDatabase, tmp_path: Path) -> None:
     flag = tmp_path / "pause"
     stage = made(postgres, tmp_path, pause_file=f'"{flag}"')
@@ -162,10 +180,11 @@ def test_a_deadlock_is_met_with_another_attempt(postgres: PostgresDatabase, tmp_
 # -- computed ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_size_grows_by_steps_and_halves_where_it_took_too_long() -> None:
+def test_the_size_grows_by_steps_and_shrinks_by_as_much_as_it_took_too_long() -> None:
     pace = Pace(3000, found=True)
     assert Pace(4000, found=True) == pace.after(0.05, 0.1, in_the_way=False)
-    assert Pace(1500, found=True) == pace.after(0.15, 0.1, in_the_way=False)
+    assert Pace(2160, found=True) == pace.after(0.125, 0.1, in_the_way=False)
+    assert Pace(1500, found=True) == pace.after(0.5, 0.1, in_the_way=False)
     assert Pace(1500, found=True) == pace.after(0.05, 0.1, in_the_way=True)
     assert Pace(LEAST, found=True) == Pace(LEAST).after(9, 0.1, in_the_way=True)
     assert Pace(MOST) == Pace(MOST).after(0.0, 0.1, in_the_way=False)

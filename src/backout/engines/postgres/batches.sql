@@ -54,6 +54,11 @@ SELECT c.oid::text FROM pg_catalog.pg_class c
                                WHERE a.attrelid = f.confrelid AND a.attnum = ANY (f.confkey) AND a.attname = ANY ($3))))
  ORDER BY c.oid
 
+-- name: acts_on_itself
+-- Whether a foreign key of table $1 to itself changes rows when others are deleted, and whether one does when they are updated.
+SELECT coalesce(bool_or(f.confdeltype IN ('c', 'n', 'd')), false), coalesce(bool_or(f.confupdtype IN ('c', 'n', 'd')), false)
+  FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' AND f.conrelid = $1::oid AND f.confrelid = $1::oid
+
 -- name: relation_kind
 SELECT c.relkind::text FROM pg_catalog.pg_class c WHERE c.oid = $1::oid
 
@@ -71,16 +76,18 @@ SELECT coalesce(extract(epoch FROM max(pg_catalog.clock_timestamp() - a.xact_sta
  WHERE a.datname = current_database() AND a.pid <> ALL ($1::int[]) AND a.backend_type = 'client backend'
 
 -- name: replica_lag
--- (replicas, those whose lag this role may not see, the greatest lag in seconds). A replica that has replayed all shows the
--- last lag for a while, then NULL (manual 28.2.4): where it stands decides. One that says nothing any more, though asked
--- every 10 s at the most (wal_receiver_status_interval), lags since its last word. Without pg_monitor the columns are NULL.
-SELECT count(*), count(*) FILTER (WHERE r.state IS NULL),
-       coalesce(max(CASE WHEN r.replay_lsn >= pg_catalog.pg_current_wal_flush_lsn() THEN 0
-                         ELSE greatest(extract(epoch FROM r.replay_lag),
-                              CASE WHEN pg_catalog.clock_timestamp() - r.reply_time > interval '15 seconds'
-                                   THEN extract(epoch FROM pg_catalog.clock_timestamp() - r.reply_time) END, 0) END),
-                0)::float8
+-- (name, whether this role may not see how far it is, whether it is a physical one, its lag in seconds) of each replica.
+-- One that has replayed all shows the last lag for a while, then NULL (manual 28.2.4): where it stands decides. One that
+-- says nothing any more, though asked every 10 s at the most (wal_receiver_status_interval), lags since its last word.
+-- Without pg_monitor the columns are NULL. Base backups come and go, and so do those who subscribe to a publication.
+SELECT r.application_name, r.state IS NULL,
+       NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical'),
+       CASE WHEN r.replay_lsn >= pg_catalog.pg_current_wal_flush_lsn() THEN 0
+            ELSE greatest(extract(epoch FROM r.replay_lag),
+                 CASE WHEN pg_catalog.clock_timestamp() - r.reply_time > interval '15 seconds'
+                      THEN extract(epoch FROM pg_catalog.clock_timestamp() - r.reply_time) END, 0) END::float8
   FROM pg_catalog.pg_stat_replication r
+ WHERE r.state IS DISTINCT FROM 'backup' AND r.application_name IS DISTINCT FROM 'pg_basebackup'
 
 -- name: toasted_bytes
 -- Bytes of the table's values that are kept out of line; 0 where it has no such values.
