@@ -81,8 +81,9 @@ def restore(
 ) -> None:  # fmt: skip
     """Restore a backup into an environment.
 
-    Into a production database only where its policy allows that, and where anything is asked of people only by an
-    operator, in their own name. A database that has a journal keeps it.
+    Into a production database only where its policy allows that; where anything is asked of people only by an operator, in
+    their own name; where it asks for approvals, once somebody else has approved: `backout approve BACKUP --restore`.
+    A database that has a journal keeps it.
     """
     from backout.cli.conversation import Conversation
     from backout.project import Project

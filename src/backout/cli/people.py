@@ -75,29 +75,37 @@ def submit(
 @verb(
     "approve",
     example="backout approve close-outage-referrals --on production --for safety --tick all\n"
-    "backout approve production-41 --emergency\nbackout approve production-41 --undo",
+    "backout approve production-41 --emergency\nbackout approve production-41 --undo\n"
+    "backout approve production-20261121T053012000000Z --restore --on production",
 )
-@click.argument("change", metavar="CHANGE|RUN")
+@click.argument("change", metavar="CHANGE|RUN|BACKUP")
 @on_option(required=False)
 @click.option("--for", "approval", metavar="KIND", help="Which approval. [default: the first that you may give]")
 @click.option("--tick", metavar="N,N|all", help="Questions of the checklist that you answer with yes.")
 @click.option("--emergency", is_flag=True, help="RUN was an emergency: you have reviewed it.")
 @click.option("--undo", is_flag=True, help="RUN may be undone over what others wrote since.")
+@click.option("--restore", is_flag=True, help="BACKUP may take the place of the database, once.")
 @PARAM
 @KEY
 @CONFIG
 @JSON
 def approve(
     change: str, on: str | None, approval: str | None, tick: str | None, param: Mapping[str, str], key: Path | None,
-    config: Path | None, *, emergency: bool, undo: bool, json_: bool,
+    config: Path | None, *, emergency: bool, undo: bool, restore: bool, json_: bool,
 ) -> None:  # fmt: skip
     """Approve a change for an environment, with every question of the checklist answered.
 
     The change's documents must be complete. Authors cannot approve; two approvals are two people.
     """
     project = _project(config, key)
-    if emergency and undo:
-        raise UsageError("either --emergency or --undo, not both", hint="they are two statements")
+    if emergency + undo + restore > 1:
+        raise UsageError(
+            "one of --emergency, --undo and --restore, not several", hint="they are statements of their own"
+        )
+    if restore:
+        where = on or _usual(project)
+        tell(project.approve_restore(change, where), f"approved a restore of {change}", json_=json_)
+        return
     if emergency or undo:
         run, where, subject = project.about_run(change, on)
         say = project.statements.review if emergency else project.statements.approve_undo

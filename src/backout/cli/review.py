@@ -84,6 +84,6 @@ def _facts(facts: TableFacts) -> Iterator[RenderableType]:
     yield Text(plain(str(facts.table.name)), style="bold").append(f"  {plain(', '.join(about))}", style="none")
     notes = [f"cascades to {', '.join(facts.cascades_to)}"] if facts.cascades_to else []
     notes += [f"triggers: {', '.join(facts.table.triggers)}"] if facts.table.triggers else []
-    notes += [f"an exact undo needs: {facts.undo_needs}"] if facts.undo_needs else []
+    notes += [f"its undo would not be exact: {facts.undo_needs}"] if facts.undo_needs else []
     for note in (*notes, *facts.notes):
         yield Padding(Text(plain(note)), (0, 0, 0, 2), expand=False)

@@ -20,6 +20,7 @@ from backout.engines.values import Mode
 from backout.errors import Refused, RolledBack
 from backout.runs.recorder import Served
 
+FILE = "{file}"  # in a command: the path of the change
 USER = "backout"
 """The clients' user: whatever they write, they write as the run's role."""
 
@@ -50,7 +51,7 @@ def lending(transaction: Transaction) -> Lends:
 def serve(change: Change, transaction: Transaction, mode: Mode, run: int, command: Command) -> Served:
     """Run the command against the transaction. Raises RolledBack or Refused; the transcript is kept all the same."""
     lends = lending(transaction)
-    words = [word.replace("{file}", str(change.path.resolve())) for word in command.words]
+    words = words_of(change, command)
     is_closed, notes = network(command)
     with lends.lend() as loan:
         endpoint = Endpoint(loan, user=USER, keep=lambda lines: lends.transcribe(run, lines))
@@ -63,6 +64,7 @@ def serve(change: Change, transaction: Transaction, mode: Mode, run: int, comman
                 else:
                     child.run(words, given, str(command.folder), watch.trouble)
                 require_clean(watch.last_look())
+                require_as_read(change, command)
             finally:
                 endpoint.close()
                 endpoint.transcript.flush()
@@ -81,6 +83,30 @@ def serve(change: Change, transaction: Transaction, mode: Mode, run: int, comman
         notes = (*notes, _typed(change, command))
         head["command"] = None if change.metadata.data is DataClass.PHI else list(command.words)
     return Served((*notes, came), head, frozenset(transcript.tables))
+
+
+def words_of(change: Change, command: Command) -> list[str]:
+    """The command with the change's file in its place. Raises RolledBack where that is not the text of the digest."""
+    require_as_read(change, command)
+    return [word.replace(FILE, str(change.path.resolve())) for word in command.words]
+
+
+def require_as_read(change: Change, command: Command) -> None:
+    """A program reads its file itself, later than the digest was made, and with its own line ends: byte for byte that text.
+
+    It was there for hours when people approved it, and for minutes while somebody answered a question.
+    """
+    if not any(FILE in word for word in command.words):
+        return
+    try:
+        is_same = change.path.read_bytes() == change.text.encode()
+    except OSError:
+        is_same = False
+    if not is_same:
+        raise RolledBack(
+            f'"{change.path}" is not, byte for byte, the text that was read and that the digest is of',
+            hint="save it with LF line ends, let nobody edit it while it runs, and begin again",
+        )
 
 
 def _typed(change: Change, command: Command) -> str:

@@ -10,7 +10,16 @@ from time import monotonic
 
 from backout.change.model import Change
 from backout.endpoint import child
-from backout.endpoint.serve import USER, Command, Watch, network, require_clean, variables
+from backout.endpoint.serve import (
+    USER,
+    Command,
+    Watch,
+    network,
+    require_as_read,
+    require_clean,
+    variables,
+    words_of,
+)
 from backout.endpoint.server import Endpoint
 from backout.endpoint.turns import Taken, Turnstile
 from backout.engines.batches import LendsBatches
@@ -23,7 +32,7 @@ _GRACE_S = 5.0  # in which a program may end by itself when its turn has failed
 
 def serve_turns(change: Change, lends: LendsBatches, turns: Taken, mode: Mode, run: int, command: Command) -> Served:
     """Run the command; its turns are taken from `turns`. Raises RolledBack or Refused; the transcript is kept all the same."""
-    words = [word.replace("{file}", str(change.path.resolve())) for word in command.words]
+    words = words_of(change, command)
     is_closed, notes = network(command)
     try:
         with lends.lend() as loan:
@@ -52,6 +61,7 @@ def serve_turns(change: Change, lends: LendsBatches, turns: Taken, mode: Mode, r
                     else:
                         child.run(words, given, folder, trouble, turnstile.attend)
                     require_clean(watch.last_look())
+                    require_as_read(change, command)
                 finally:
                     turnstile.close()
                     endpoint.close()

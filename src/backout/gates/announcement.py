@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from backout.gates.evidence import Evidence, Said, Verdict
+from backout.gates.evidence import SKEW, Evidence, Said, Verdict
 from backout.gates.policy import Policy
 from backout.ledger.statement import Kind
 
@@ -59,16 +59,22 @@ def judge_objections(evidence: Evidence, policy: Policy, now: datetime) -> Verdi
 
 def open_objections(evidence: Evidence, policy: Policy) -> tuple[Said, ...]:
     """Objections that still stop a run."""
-    closed = {
-        one.detail("statement") for one in evidence.about(Kind.OVERRULE)
+    overruled = [
+        one for one in evidence.about(Kind.OVERRULE)
         if (person := evidence.people.find(one.person)) is not None
         and person.is_called(policy.overrule) and not evidence.is_by_author(one)
-    }  # fmt: skip
-    withdrawn = {(one.person, one.detail("statement")) for one in evidence.about(Kind.WITHDRAW)}
+    ]  # fmt: skip
+    withdrawn = evidence.about(Kind.WITHDRAW)
     return tuple(
         one for one in evidence.about(Kind.OBJECT)
-        if one.statement.identifier not in closed and (one.person, one.statement.identifier) not in withdrawn
+        if not any(_answers(other, one) for other in overruled)
+        and not any(_answers(other, one) and other.person == one.person for other in withdrawn)
     )  # fmt: skip
+
+
+def _answers(said: Said, objection: Said) -> bool:
+    """Whether it is about this objection, and not older than it: whose key is of the past could say so."""
+    return said.detail("statement") == objection.statement.identifier and said.at >= objection.at - SKEW
 
 
 def announced_at(said: Said) -> datetime | None:

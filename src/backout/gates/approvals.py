@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from backout.gates.checklist import checklist
-from backout.gates.distinct import one_for_all
-from backout.gates.evidence import Evidence, PastRun, Said, Verdict
+from backout.gates.distinct import KeyOwner, Signed, one_for_all
+from backout.gates.evidence import SKEW, Evidence, PastRun, Said, Verdict
 from backout.gates.policy import Policy
 from backout.ledger.statement import Kind
 
 UNDO = "undo"  # the kind of approval for an undo that the change's own approvals do not cover
+RESTORE = "restore"  # of a backup in the place of a database whose policy asks for approvals
 
 
 def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa: ARG001  as every gate
@@ -31,7 +32,7 @@ def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa
             f"backout approve {evidence.change} --on {evidence.environment}",
         )  # fmt: skip
     given = {kind: _approvers(evidence, policy, kind, voided) for kind in policy.approvals}
-    chosen = _distinct(given)
+    chosen = _distinct(given, evidence.everything)
     missing = [kind for kind in policy.approvals if kind not in chosen]
     if not missing:
         names = ", ".join(f"{kind} by {chosen[kind].person}" for kind in policy.approvals)
@@ -48,18 +49,46 @@ def judge_undo(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  #
     """Satisfied where somebody else approved an undo that overwrites what others wrote, or that undoes an undo."""
     if evidence.undo_of is None or not policy.approvals:
         return Verdict("undo", satisfied=True, text="the change's own approvals cover this undo")
-    for one in evidence.about(Kind.APPROVE):
-        matches = one.detail("approval") == UNDO and one.detail("run") == evidence.undo_of
-        if (
-            matches
-            and evidence.is_known(one.person)
-            and one.person != evidence.operator_name
-            and (one.key is None or one.key != evidence.operator_key)
-        ):
-            return Verdict("undo", satisfied=True, text=f"{one.person} approved it")
+    ended = [one.finished_at for one in evidence.runs if one.identifier == evidence.undo_of and one.finished_at]
+    # What was said before is of a run of that number in an earlier database.
+    approval = _by_another(evidence, UNDO, "run", evidence.undo_of, max(ended) - SKEW if ended else None)
+    if approval is not None:
+        return Verdict("undo", satisfied=True, text=f"{approval.person} approved it")
     return Verdict(
         "undo", satisfied=False, text=f"this undo of {evidence.undo_of} wants one more approval",
         hint=f"backout approve {evidence.undo_of} --undo", who="anybody but who runs it",
+    )  # fmt: skip
+
+
+def judge_restore(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa: ARG001  as every gate
+    """Satisfied where somebody else approved that this backup takes the place of this database, once for each time."""
+    if evidence.restore_of is None or not policy.approvals:
+        return Verdict("restore", satisfied=True, text="no approval is asked for")
+    used = [one.at for one in evidence.about(Kind.RESTORE) if one.detail("backup") == evidence.restore_of]
+    approval = _by_another(evidence, RESTORE, "backup", evidence.restore_of, max(used, default=None))
+    if approval is not None:
+        return Verdict("restore", satisfied=True, text=f"{approval.person} approved it")
+    return Verdict(
+        "restore", satisfied=False, who="anybody but who runs it",
+        text=f"nobody else approved that {evidence.restore_of} takes the place of {evidence.environment}",
+        hint=f"backout approve {evidence.restore_of} --restore --on {evidence.environment}",
+    )  # fmt: skip
+
+
+def _by_another(evidence: Evidence, kind: str, about: str, what: str, after: datetime | None) -> Said | None:
+    """An approval of this kind by somebody who is not the operator, whatever names and keys they have."""
+    operator = KeyOwner(evidence.operator_name, evidence.operator_key)
+    everything = (*evidence.everything, operator)
+    me = one_for_all(operator, everything)
+    given = (
+        one for one in evidence.about(Kind.APPROVE) if one.detail("approval") == kind and one.detail(about) == what
+    )
+    return next(
+        (
+            one for one in given
+            if evidence.is_known(one.person) and one_for_all(one, everything) != me and (after is None or one.at > after)
+        ),
+        None,
     )  # fmt: skip
 
 
@@ -93,6 +122,8 @@ def objection_to(said: Said, kind: str, evidence: Evidence, policy: Policy) -> s
     person = evidence.people.find(said.person)
     if evidence.people.known and person is None:
         return f"{said.person} is nobody in [people]"
+    if evidence.is_from_before(said):
+        return f"{said.person} approved before the text was submitted"
     words = policy.roles.get(kind, ())
     if words and (person is None or not person.is_called(words)):
         return f"{said.person} is not {' or '.join(words)}"
@@ -117,10 +148,9 @@ def _is_void(said: Said, voided: PastRun | None) -> bool:
     return voided is not None and voided.finished_at is not None and said.at <= voided.finished_at
 
 
-def _distinct(given: Mapping[str, Sequence[Said]]) -> dict[str, Said]:
+def _distinct(given: Mapping[str, Sequence[Said]], everything: Sequence[Signed]) -> dict[str, Said]:
     """Give each kind a person, and a key, of its own; as many kinds as can be: a matching by augmenting paths."""
     taken: dict[str, tuple[str, Said]] = {}  # who -> (kind, what they said)
-    everything = [one for several in given.values() for one in several]
 
     def place(kind: str, tried: set[str]) -> bool:
         for said in given[kind]:

@@ -6,18 +6,14 @@ no certificate that counts (`ladder`). Invariant: as many as the policy asks are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from backout.gates.distinct import distinct_people
-from backout.gates.evidence import Said
+from backout.gates.distinct import Signed, distinct_people
+from backout.gates.evidence import SKEW, Said
 from backout.gates.people import People
 from backout.ledger.statement import Kind
-
-#: Between the speaker's clock and the database's. Run numbers begin anew in a database that is made anew, and what was
-#: seen of another run of the same number is older than this run.
-_SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -53,12 +49,14 @@ class Validation:
         return f"unvalidated ({len(self.people)} of {self.wanted} have attested)"
 
 
-def validation_of(run: Ran, wanted: int, said: Iterable[Said], people: People) -> Validation:
+def validation_of(
+    run: Ran, wanted: int, said: Iterable[Said], people: People, known: Sequence[Signed] = ()
+) -> Validation:  # fmt: skip
     """Who of those that spoke has attested this very run, and is known."""
     attested = [
         one for one in said
         if one.kind is Kind.ATTEST and one.detail("run") == run.identifier and one.detail("saw").strip()
         and one.statement.environment == run.environment and one.statement.digest == run.digest
-        and one.at >= run.began - _SKEW and (not people.known or people.find(one.person) is not None)
+        and one.at >= run.began - SKEW and (not people.known or people.find(one.person) is not None)
     ]  # fmt: skip
-    return Validation(wanted, distinct_people(attested))
+    return Validation(wanted, distinct_people(attested, known))

@@ -46,6 +46,7 @@ class Certificate:
     shapes: Mapping[str, Shape] = field(default_factory=dict)  # of the same tables
     way: str = REHEARSED
     idempotent: bool | None = None  # whether a second run changed nothing; None: it was not tried, or could not run
+    binding: str = ""  # of a `ghost --undo`: the digest of the values that it had; elsewhere those are others anyway
     key: str | None = None  # fingerprint of the key that it is signed with, once somebody has vouched for it
 
     @property

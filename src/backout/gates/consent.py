@@ -25,9 +25,16 @@ def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa
         )  # fmt: skip
     owner = evidence.people.canonical(asked)
     failed = voided_by(evidence)
+    said = [one for one in evidence.about(Kind.CONSENT) if one.person == owner]
+    if owner in evidence.authors or any(evidence.is_by_author(one) for one in said):
+        return Verdict(
+            "consent", satisfied=False, text=f"{owner} asked for it and wrote it: nobody consents to their own text",
+            who="the author", hint="name in requested_by who asked for it, or let somebody else write and submit it",
+        )  # fmt: skip
     given = [
-        one for one in evidence.about(Kind.CONSENT)
-        if one.person == owner and (failed is None or failed.finished_at is None or one.at > failed.finished_at)
+        one for one in said
+        if not evidence.is_from_before(one)
+        and (failed is None or failed.finished_at is None or one.at > failed.finished_at)
     ]  # fmt: skip
     if given:
         return Verdict("consent", satisfied=True, text=f"{owner} consents")

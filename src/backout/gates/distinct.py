@@ -1,12 +1,14 @@
 """Who is one person among those who said something: by name, and by key.
 
 Not for: whether what they said counts. Invariant: two statements that share a name or a key, however indirectly, are one
-person's: who has two keys, or signs under two names, is no second pair of eyes.
+person's: who has two keys, or signs under two names, is no second pair of eyes. What links them may be said elsewhere, or
+by nobody: a key that `allowed_signers` gives to two people makes them one (`KeyOwner`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -17,6 +19,14 @@ class Signed(Protocol):
     def person(self) -> str: ...
     @property
     def key(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class KeyOwner:
+    """A key of somebody who is known, as `allowed_signers` has it; `key` is its fingerprint."""
+
+    person: str
+    key: str | None
 
 
 def one_for_all(said: Signed, among: Sequence[Signed]) -> str:
@@ -30,9 +40,9 @@ def one_for_all(said: Signed, among: Sequence[Signed]) -> str:
         names, keys = found
 
 
-def distinct_people(among: Sequence[Signed]) -> tuple[str, ...]:
-    """One name for each person who said one of these, in the order of names."""
-    return tuple(sorted({one_for_all(one, among) for one in among}))
+def distinct_people(among: Sequence[Signed], known: Sequence[Signed] = ()) -> tuple[str, ...]:
+    """One name for each person who said one of these, in the order of names; `known` is what else is known of keys."""
+    return tuple(sorted({one_for_all(one, (*among, *known)) for one in among}))
 
 
 def is_one_of(said: Signed, people: Collection[str], among: Sequence[Signed]) -> bool:

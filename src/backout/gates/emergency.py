@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from backout.gates.distinct import distinct_people, is_one_of
-from backout.gates.evidence import Evidence, PastRun, Verdict
+from backout.gates.evidence import SKEW, Evidence, PastRun, Verdict
 from backout.gates.policy import REVIEWERS_OF_AN_EMERGENCY, Policy
 
 #: Gates that an emergency does not wait for.
@@ -40,7 +40,7 @@ def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa
 def judge_reviews(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa: ARG001  as every gate
     """Satisfied where every emergency of the past was reviewed by two people who did not run it."""
     for run in evidence.runs:
-        if run.emergency is None or run.outcome not in ("committed", "unknown"):
+        if run.emergency is None or not run.may_have_written:
             continue
         reviewers = reviewers_of(run, evidence)
         if len(reviewers) < REVIEWERS_OF_AN_EMERGENCY:
@@ -55,8 +55,10 @@ def judge_reviews(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:
 
 def reviewers_of(run: PastRun, evidence: Evidence) -> list[str]:
     """Who reviewed this emergency: people, with keys, of their own."""
+    began_anew = run.finished_at - SKEW if run.finished_at is not None else None
     return list(distinct_people([
         one for one in evidence.reviews
         if one.detail("run") == run.identifier and evidence.is_known(one.person)
+        and (began_anew is None or one.at >= began_anew)  # else it is of a run of that number in an earlier database
         and not is_one_of(one, {run.person}, evidence.everything)
-    ]))  # fmt: skip
+    ], evidence.everything))  # fmt: skip

@@ -7,18 +7,22 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from backout.gates.certificate import Certificate, Shape
-from backout.gates.distinct import Signed, is_one_of
+from backout.gates.distinct import KeyOwner, Signed, is_one_of
 from backout.gates.people import People, Person
 from backout.ledger.statement import Kind, Statement
 
 #: Errors of a run that say something about the change, not about the moment: they void what was approved before.
 FAILED_ITSELF = frozenset({"expectation_failed", "assertion_failed", "proof_failed"})
+#: Between a speaker's clock and the database's. Run numbers begin anew in a database that is made anew, and what was said
+#: of another run of the same number is older than this run.
+SKEW = timedelta(minutes=5)
+_MAY_HAVE_WRITTEN = frozenset({"committed", "partial", "unknown"})
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,12 @@ class PastRun:
     error: str | None = None  # code of the error that ended it
     finished_at: datetime | None = None  # by the database's clock
     emergency: str | None = None  # why it did not wait for people
+    batches: int = 0  # committed ones; 0: the run was one transaction
+
+    @property
+    def may_have_written(self) -> bool:
+        """Whether rows of it can be there: a run in batches that did not go through to its end has committed some."""
+        return self.outcome in _MAY_HAVE_WRITTEN or self.batches > 0
 
     @property
     def failed_itself(self) -> bool:
@@ -93,6 +103,7 @@ class Evidence:
     claims: tuple[Said, ...] = ()  # claims and releases of this change here, whatever the digest
     reviews: tuple[Said, ...] = ()  # of emergencies here
     ignored: tuple[Ignored, ...] = ()
+    owners: tuple[KeyOwner, ...] = ()  # of the keys in `allowed_signers`: who has two, or shares one, is known by it
     certificates: tuple[Certificate, ...] = ()  # of this digest, on any environment
     attest_on: Mapping[str, int] = field(
         default_factory=dict
@@ -108,12 +119,18 @@ class Evidence:
     is_subset: bool = False  # it is one that is about to run
     subset_runs: tuple[str, ...] = ()  # runs of a subset of this digest here that stand, by the journal; newest first
     undo_of: str | None = None  # the run that is to be undone, in a way that wants one more approval
+    restore_of: str | None = None  # the backup that is to take the place of this database
     emergency: str | None = None  # why this run does not wait for people; None: it is an ordinary one
 
     @property
-    def everything(self) -> tuple[Said, ...]:
-        """All that anybody said: what is known of who has which key."""
-        return (*self.said, *self.claims, *self.reviews)
+    def everything(self) -> Sequence[Signed]:
+        """All that is known of who has which key: what anybody said, and the file of keys."""
+        return (*self.said, *self.claims, *self.reviews, *self.owners)
+
+    def is_from_before(self, said: Said) -> bool:
+        """Whether it says of itself that it is older than the text: who has lost their key's time could say so."""
+        submitted = [one.at for one in self.said if one.kind is Kind.SUBMIT]
+        return bool(submitted) and said.at < min(submitted) - SKEW
 
     def is_by_author(self, said: Signed) -> bool:
         """Whether an author said it, under whatever name."""

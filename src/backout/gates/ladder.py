@@ -19,7 +19,8 @@ def judge(evidence: Evidence, policy: Policy, now: datetime) -> Verdict:  # noqa
     """Satisfied where each environment of `after` has rehearsals by as many people as the policy asks."""
     if not policy.after:
         return Verdict("ladder", satisfied=True, text="no rehearsal is asked for")
-    own = _good(evidence, evidence.environment, GHOST_UNDO) if policy.accept_ghost_undo else []
+    ghosts = _good(evidence, evidence.environment, GHOST_UNDO) if policy.accept_ghost_undo else []
+    own = [one for one in ghosts if one.binding == evidence.binding]  # with other values it was another run
     stale = _problem_here(evidence, own)
     if own and stale is None:
         return Verdict("ladder", satisfied=True, text=f"ghost --undo here proved the way back, by {own[0].person}")
@@ -52,7 +53,7 @@ def _good(evidence: Evidence, environment: str, way: str) -> list[Certificate]:
 
 
 def _problem(evidence: Evidence, policy: Policy, environment: str, good: Sequence[Certificate]) -> str | None:
-    people = distinct_people(good)
+    people = distinct_people(good, evidence.everything)
     if not good:
         empty = any(
             one.environment == environment and one.digest == evidence.digest and one.certified_nothing
@@ -70,7 +71,9 @@ def _problem(evidence: Evidence, policy: Policy, environment: str, good: Sequenc
 def _validation(evidence: Evidence, policy: Policy, one: Certificate) -> Validation:
     """Who looked at the application where it was rehearsed; asked by the stricter of that policy and this one."""
     wanted = max(policy.attest, evidence.attest_on.get(one.environment, 0))
-    return validation_of(Ran(one.run, one.environment, one.digest, one.at), wanted, evidence.said, evidence.people)
+    return validation_of(
+        Ran(one.run, one.environment, one.digest, one.at), wanted, evidence.said, evidence.people, evidence.everything
+    )
 
 
 def _unvalidated(evidence: Evidence, policy: Policy, one: Certificate) -> Verdict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,22 @@ class People:
     def find(self, name_or_email: str) -> Person | None:
         """The person of this name or address; letters' case makes no difference in an address."""
         wanted = address(name_or_email)
-        if wanted in self.known:
-            return self.known[wanted]
-        return next(
-            (one for one in self.known.values() if wanted.lower() in {email.lower() for email in one.emails}), None
-        )
+        return self.known.get(wanted) or self._by_email.get(wanted.lower())
+
+    @cached_property
+    def _by_email(self) -> Mapping[str, Person]:
+        """Looked up for each of a ledger's statements; an address belongs to one person (`project/people_file.py`)."""
+        return {email.lower(): one for one in [*self.known.values()][::-1] for email in one.emails}
 
     def canonical(self, name_or_email: str) -> str:
         """The person's one name; of somebody unknown the address itself, in lower case."""
         person = self.find(name_or_email)
         return person.name if person is not None else address(name_or_email).lower()
+
+    def names_of(self, name: str) -> tuple[str, ...]:
+        """What statements of the person of this one name are signed with."""
+        person = self.known.get(name)
+        return (name,) if person is None else (name, *person.emails)
 
     def words(self) -> frozenset[str]:
         """Every name, role and team that a policy may use."""

@@ -32,6 +32,16 @@ def require_first(change: Change, records: Iterable[RunRecord], again: str | Non
     )  # fmt: skip
 
 
+def require_none_stands(change: Change, records: Iterable[RunRecord]) -> None:
+    """Raise Refused where a rehearsal would leave the change applied on top of a run of it."""
+    earlier = standing(change, records)
+    if earlier is not None:
+        raise Refused(
+            "repetition", f'change "{change.identifier}" has run here already: {earlier.identifier}',
+            hint=f"take it back first: {way_on(earlier)}; or rehearse it without --reapply",
+        )  # fmt: skip
+
+
 def standing(change: Change, records: Iterable[RunRecord]) -> RunRecord | None:
     """The run that stands in the way of another one of this change: the first of these that does."""
     if change.metadata.repeat:

@@ -6,8 +6,9 @@ journal of a database has sealed; most bodies are never taken apart, only search
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from operator import itemgetter
 
@@ -19,7 +20,9 @@ _RUN_KEY = re.compile(r'\\"key\\":\\"([^"\\]+)\\"')  # inside the text of a stat
 #: Marks of statements in their canonical text, in which keys are sorted; a long mark is found faster than a short one.
 _KIND = f'\\"{FORMAT}\\",\\"kind\\":\\"'
 RUN, REVIEW, ATTESTED = (f'{_KIND}{one.value}\\",' for one in (Kind.RUN, Kind.REVIEW, Kind.ATTEST))
-EMERGENCY, _NO_ERROR = '\\"emergency\\":\\"', ',\\"error\\":null,'
+EMERGENCY, _NO_ERROR = 'emergency\\":\\"', ',\\"error\\":null,'
+_CLAIMS = tuple(f'{_KIND}{one.value}\\",' for one in (Kind.CLAIM, Kind.RELEASE))
+_STRIDE = 500  # entries whose hashes are looked through at a time
 
 
 class Reading:
@@ -29,6 +32,8 @@ class Reading:
         self._rows = rows
         self._bodies = Bodies(rows)
         self._sealing: Sealing | None = None
+        self._hashes = {GENESIS.encode()}  # those of the last entries, and that of the empty ledger
+        self._looked_through = 0  # how many of the last entries
 
     def expect(self, seal: Seal | None) -> None:
         """Begin to find out whether it is still what it was under this seal, of the journal that is written to next."""
@@ -66,20 +71,28 @@ class Reading:
         return Head(self._rows[-1][0], text_of(self._rows[-1][2])) if self._rows else Head()
 
     def has_been(self, head: str) -> bool:
-        """Whether this is the hash of an entry, or of the empty ledger: what a head can have been."""
-        return head.encode() in self._hashes
+        """Whether this is the hash of an entry, or of the empty ledger: what a head can have been.
 
-    @cached_property
-    def _hashes(self) -> frozenset[bytes]:
-        return frozenset(map(itemgetter(2), self._rows)) | {GENESIS.encode()}
+        They are looked through from the end, as far as has to be: heads that are asked for are mostly of late.
+        """
+        wanted = head.encode()
+        while wanted not in self._hashes and self._looked_through < len(self._rows):
+            end = len(self._rows) - self._looked_through
+            self._hashes.update(map(itemgetter(2), self._rows[max(0, end - _STRIDE) : end]))
+            self._looked_through += _STRIDE
+        return wanted in self._hashes
 
-    def marked(self, *marks: str) -> list[Signed]:
+    def marked(self, *marks: str, on: str | None = None, mine: Collection[str] = ()) -> list[Signed]:
         """The statements that have one of these in the text of their entry: reading all would take too long.
 
-        Without runs that ended well and were no emergencies: they are evidence for nothing, and there are many.
+        Without runs that ended well and were no emergencies: they are evidence for nothing, and there are many. So there are
+        of claims and their releases: with `on` those of other environments are left out, and so are those there where all
+        of them are by one of these names.
         """
-        bodies = map(text_of, self._bodies.with_any_of([mark.encode() for mark in marks]))
-        return [one for body in bodies if not _ended_well(body) and (one := _signed(body)) is not None]
+        bodies = [*map(text_of, self._bodies.with_any_of([mark.encode() for mark in marks]))]
+        left_out = _claims_left_out(bodies, on, mine) if on is not None else frozenset()
+        wanted = (body for body in bodies if not _ended_well(body) and body not in left_out)
+        return [one for body in wanted if (one := _signed(body)) is not None]
 
     def lacks(self, keys: Iterable[str]) -> frozenset[str]:
         """Those of these runs that it does not have; the newest are looked for from the end."""
@@ -97,9 +110,22 @@ class Reading:
         return frozenset(match[1] for body in runs if (match := _RUN_KEY.search(body)))
 
 
+def in_a_body(text: str) -> str:
+    """Text of a statement as it stands in the body of its entry: as JSON inside of a JSON string."""
+    return json.dumps(json.dumps(text, ensure_ascii=False), ensure_ascii=False)[1:-1]
+
+
 def signed_in(entry: Entry) -> Signed | None:
     """The statement in an entry; None where it is none."""
     return _signed(entry.body)
+
+
+def _claims_left_out(bodies: Iterable[str], on: str, mine: Collection[str]) -> frozenset[str]:
+    claims = frozenset(body for body in bodies if any(mark in body for mark in _CLAIMS))
+    there = f'\\"environment\\":{in_a_body(on)},'
+    by = [f'\\"person\\":{in_a_body(one)},' for one in mine]
+    here = frozenset(body for body in claims if there in body)
+    return claims if all(any(mark in body for mark in by) for body in here) else claims - here
 
 
 def _signed(body: str) -> Signed | None:

@@ -8,6 +8,7 @@ other writer out until `commit` or `rollback`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
@@ -79,9 +80,9 @@ class SqliteRows:
         if self._opened is not None:
             self._opened.text_factory = bytes
         try:
-            found = [*self._run(_ALL)]
-            types = [set(map(type, column)) for column in zip(*found, strict=True)]
-            return found if types in ([], [{int}, {bytes}, {bytes}, {bytes}]) else [*self._run(_ALL_CAST)]
+            found = self._run(_ALL)
+            types = [set(map(type, map(itemgetter(column), found))) for column in range(4)]
+            return found if not found or types == [{int}, {bytes}, {bytes}, {bytes}] else self._run(_ALL_CAST)
         finally:
             if self._opened is not None:
                 self._opened.text_factory = str
@@ -109,7 +110,7 @@ class SqliteRows:
             self._opened.close()
             self._opened = None
 
-    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> Iterable[tuple[Any, ...]]:
+    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         import sqlite3
 
         try:

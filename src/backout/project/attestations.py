@@ -51,7 +51,7 @@ def validation(config: Config, record: RunRecord, said: Sequence[Said]) -> Valid
         return None
     if _is_signed(config, record.start.environment):
         said = [one for one in said if one.key is not None]
-    return validation_of(ran(record), wanted, said, config.people)
+    return validation_of(ran(record), wanted, said, config.people, Book(config).owners)
 
 
 def validations(book: Book, records: Sequence[RunRecord], now: datetime) -> Mapping[int, Validation]:
@@ -73,7 +73,7 @@ def validations(book: Book, records: Sequence[RunRecord], now: datetime) -> Mapp
     if reading.problem is not None:
         text = f"the ledger is not as it was written: {reading.problem}"
         return {one.number: Validation(wanted, problem=text) for one in asked}
-    return {one.number: validation_of(ran(one), wanted, said, config.people) for one in asked}
+    return {one.number: validation_of(ran(one), wanted, said, config.people, book.owners) for one in asked}
 
 
 def with_note(config: Config, report: RunReport) -> RunReport:

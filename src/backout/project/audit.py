@@ -100,7 +100,8 @@ def _of_journal(reading: Reading, database: Database) -> tuple[list[Problem], li
     cut = cut_off(reading, records)
     problems = [Problem(0, cut)] if cut else []
     notes = list(_policies(records))
-    problems += _certificates(reading, database.journal.stamp()[0], {one.identifier: one for one in records})
+    more, unkept = _certificates(reading, database.journal.stamp()[0], {one.identifier: one for one in records})
+    problems, notes = problems + more, notes + unkept
     known = reading.run_keys()
     missing = [
         one for one in records
@@ -147,15 +148,29 @@ def _policy(record: RunRecord) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _certificates(reading: Reading, environment: str, records: Mapping[str, RunRecord]) -> Iterator[Problem]:
-    """Certificates of this environment that say something else than its journal, where that has one of the same run."""
+def _certificates(
+    reading: Reading, environment: str, records: Mapping[str, RunRecord]
+) -> tuple[list[Problem], list[str]]:
+    """Certificates of this environment that say something else than its journal, and those that it has nothing of.
+
+    The latter are of a database that was made anew since, of an older backout, or made up by whoever signed them.
+    """
+    problems, notes = [], []
     for entry in reading.entries:
         one = signed_in(entry) if _CERTIFICATE in entry.body else None
         if one is None or one.statement.kind is not Kind.CERTIFICATE or one.statement.environment != environment:
             continue
         (found,) = certificates_in([Said(one.statement, one.statement.person)]) or (None,)
-        record = records.get(found.run) if found is not None else None
-        if found is not None and record is not None and "certificate" in record.report and not is_kept(record, found):
-            yield Problem(
-                entry.position, f"it says of {found.run} what the journal does not: its certificate is another one"
+        if found is None:
+            continue
+        record, who = records.get(found.run), one.statement.person
+        if record is None:
+            notes.append(f"entry {entry.position}: {who} certifies {found.run}, and the journal has no such run")
+        elif "certificate" not in record.report:
+            notes.append(
+                f"entry {entry.position}: {who} certifies {found.run}, and its journal has no certificate of it"
             )
+        elif not is_kept(record, found):
+            text = f"it says of {found.run} what the journal does not: its certificate is another one"
+            problems.append(Problem(entry.position, text))
+    return problems, notes

@@ -7,7 +7,8 @@ from git is known from the statement `submit`, without which no policy with appr
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from backout.change.model import Change
@@ -22,6 +23,14 @@ def authors_of(change: Change, people: People) -> frozenset[str]:
     written = [part for part in (change.metadata.author or "").replace(";", ",").split(",") if part.strip()]
     names = (address(one) for one in (*written, *_committers(change)))
     return frozenset(people.canonical(one) for one in names if one)
+
+
+def authors_in_a_while(change: Change, people: People) -> Callable[[], frozenset[str]]:
+    """The same, found out by a thread: git takes as long as reading a ledger does. What is returned waits for it."""
+    beside = ThreadPoolExecutor(1)
+    found = beside.submit(authors_of, change, people)
+    beside.shutdown(wait=False)
+    return found.result
 
 
 def is_link(path: Path, folder: Path) -> bool:

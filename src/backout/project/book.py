@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from backout.errors import BackoutError, Refused
 from backout.gates.claims import deciding
+from backout.gates.distinct import KeyOwner
 from backout.gates.evidence import Ignored, PastRun, Said
 from backout.gates.policy import SSH, Policy
 from backout.ledger.entry import Entry
 from backout.ledger.files import StatementFile, folder_of, read_statements, write_statement
-from backout.ledger.reading import ATTESTED, EMERGENCY, REVIEW, Reading
+from backout.ledger.reading import ATTESTED, EMERGENCY, REVIEW, Reading, in_a_body
+from backout.ledger.signers import read_allowed_signers
 from backout.ledger.signing import Verification, verify_all
 from backout.ledger.statement import Kind, Signed, Statement
 from backout.project.config import LEDGER_FILE, Config
@@ -90,22 +92,36 @@ class Book:
                 write_statement(folder_of(change), one)
         return entries
 
+    @property
+    def owners(self) -> tuple[KeyOwner, ...]:
+        """Whose each key is, of the people whom the project knows; a pattern's and an authority's are nobody's."""
+        people = self.config.people
+        return tuple(dict.fromkeys(
+            KeyOwner(person.name, one.fingerprint)
+            for one in read_allowed_signers(self.config.signers_file) if not one.has_pattern and not one.is_authority
+            for principal in one.principals if (person := people.find(principal)) is not None
+        ))  # fmt: skip
+
     def files(self, change: Path | None) -> Sequence[StatementFile]:
         """The statement files beside the change."""
         return read_statements(folder_of(change)) if change is not None else ()
 
     def find(
         self, reading: Reading, subject: Subject, environment: str, policy: Policy, now: datetime, *,
-        everything: bool = False, operator: str | None = None,
+        everything: bool = False, operator: str | None = None, emergencies: bool = False,
     ) -> Found:  # fmt: skip
         """What bears on a run of this change there. Signatures are verified; `now` is the database's clock.
 
         Only of what a gate judges by, that is; of all that was said of the change, with `everything`. The claims of the
-        `operator` stand in nobody's way but others': where nobody else has claimed, they are left out.
+        `operator` stand in nobody's way but others': where nobody else has claimed, they are left out. Reviews are looked for
+        where there was an emergency: one that the ledger has, or, with `emergencies`, one that the journal has.
         """
-        change = f'\\"change\\":{_inner(subject.identifier)},\\"details\\":{{'
-        digest = subject.digest or change
-        signed = reading.marked(digest, change, EMERGENCY, REVIEW)
+        # What is about the text names the change as well; reviews there are only of emergencies.
+        about = f'\\"change\\":{in_a_body(subject.identifier)},\\"details\\":{{'
+        mine = self.config.people.names_of(operator) if operator is not None else ()
+        signed = reading.marked(about, EMERGENCY, on=None if everything else environment, mine=mine)
+        if everything or emergencies or any(one.statement.details.get("emergency") for one in signed):
+            signed += reading.marked(REVIEW)
         beside = self.files(subject.path)
         signed += [one.signed for one in beside if one.signed is not None]
         runs = tuple(
@@ -159,7 +175,7 @@ class Book:
     ) -> tuple[Said, ...]:
         """What people said to what a session did, yes or no, as far as it counts; oldest first."""
         wanted = _once(
-            one for one in reading.marked(_inner(run))
+            one for one in reading.marked(in_a_body(run))
             if one.statement.kind in _TO_A_SESSION and one.statement.environment == environment
             and one.statement.details.get("run") == run
         )  # fmt: skip
@@ -194,25 +210,26 @@ class Book:
 
 
 def past_run(details: Any, digest: str, person: str) -> PastRun:
-    """A run as a statement of kind "run" tells it; see `run_entries`."""
-    finished = details.get("finished_at")
+    """A run as a statement of kind "run" tells it; see `run_entries`. It may be anybody's words: none of them is an error."""
+    error, emergency, batches = details.get("error"), details.get("emergency"), details.get("batches")
     return PastRun(
         str(details.get("run")), digest, str(details.get("mode")), str(details.get("outcome")), person,
-        details.get("error"), datetime.fromisoformat(finished) if isinstance(finished, str) else None,
-        details.get("emergency"),
+        error if isinstance(error, str) else None, _time(details.get("finished_at")),
+        emergency if isinstance(emergency, str) else None, batches if isinstance(batches, int) else 0,
     )  # fmt: skip
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return at if at is not None and at.tzinfo is not None else None
 
 
 def _is_judged(one: Statement) -> bool:
     """Whether any gate asks for it; that others were told of something is no announcement, see `Statements.told`."""
     return one.kind not in _UNJUDGED and (one.kind is not Kind.ANNOUNCE or "database_at" in one.details)
-
-
-def _inner(text: str) -> str:
-    """Text as JSON inside of a JSON string."""
-    import json
-
-    return json.dumps(json.dumps(text, ensure_ascii=False), ensure_ascii=False)[1:-1]
 
 
 def _matters(one: Signed, subject: Subject, environment: str) -> bool:

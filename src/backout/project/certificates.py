@@ -29,15 +29,20 @@ def certificate_statement(one: Certificate, person: str, project: str | None, at
     )
 
 
-def certificate_of_run(database: Database, report: RunReport, person: str, way: str) -> Certificate:
-    """What a ghost run proved that took its own way back and compared, or a session to which two people agreed."""
+def certificate_of_run(
+    database: Database, report: RunReport, person: str, way: str, binding: str = ""
+) -> Certificate:  # fmt: skip
+    """What a ghost run proved that took its own way back and compared, or a session to which two people agreed.
+
+    `binding` is of the values that the run had of its parameters, see `subject.binding_of`.
+    """
     rows = {one.table: (one.inserted, one.updated, one.deleted) for one in report.tables}
     tables = {name: database.table(found) for name in rows if (found := table_name(name)) is not None}
     shapes = {name: Shape.of(table) for name, table in tables.items() if table is not None}
     facts = database.facts()
     return Certificate(
         report.change, report.digest, report.environment, person, report.identifier, database.clock(), facts.product,
-        facts.version, rows, shapes, way,
+        facts.version, rows, shapes, way, binding=binding,
     )  # fmt: skip
 
 
@@ -106,7 +111,7 @@ def _read(said: Said) -> Certificate | None:
                 one["table"]: Shape(dict(one["columns"]), tuple(one["key"] or ()), tuple(one["triggers"] or ()))
                 for one in tables if one["columns"] is not None
             },
-            str(details["way"]), details["idempotent"], said.key,
+            str(details["way"]), details["idempotent"], str(details.get("parameters", "")), said.key,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

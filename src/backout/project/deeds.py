@@ -1,9 +1,9 @@
 """What only an operator may do past the gates of a run, in their own name: say which environment a database is, or put a
 backup in the place of one.
 
-The stamp decides which policy a database has, so that writing it is a way past every gate; a restore replaces every row.
-Not for: doing either. Invariant: where any environment that it is about asks anything of people, the ledger has who did it
-before it is done.
+The stamp decides which policy a database has, so that writing it is a way past every gate; a restore replaces every row,
+and wants the word of somebody else where the policy asks for approvals. Not for: doing either. Invariant: where any
+environment that it is about asks anything of people, the ledger has who did it before it is done.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from backout.errors import Refused
-from backout.gates import operators, soundness
+from backout.gates import approvals, operators, soundness
 from backout.gates.evidence import Evidence
 from backout.gates.policy import OS_USER, SSH
 from backout.ledger.statement import Kind, Signed, Statement
 from backout.project.book import Book
 from backout.project.identity import speaker_of
+from backout.project.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,16 @@ def permitted(book: Book, key: Path | None, deed: Deed) -> Signed | None:
         Statement(deed.kind, name_of, "", deed.environment, speaker.principal, now, deed.details, config.name)
     )
     known = book.check([signed])[0].key
-    problem = book.read().problem
+    reading = book.read()
     for name, policy in asking.items():
+        found = book.find(reading, Subject(name_of, ""), name, policy, now, everything=True)
         evidence = Evidence(
             name_of, "", name, operator=config.people.find(speaker.principal), operator_name=speaker.name,
-            operator_key=known, people=config.people, tampered=problem,
+            operator_key=known, people=config.people, said=found.said, owners=book.owners,
+            tampered=reading.problem or found.forged,
+            restore_of=deed.details["backup"] if deed.kind is Kind.RESTORE and name == deed.environment else None,
         )  # fmt: skip
-        for judge in (soundness.judge, operators.judge):
+        for judge in (soundness.judge, operators.judge, approvals.judge_restore):
             verdict = judge(evidence, policy, now)
             if not verdict.satisfied:
                 raise Refused(verdict.gate, f"{deed.words}: {verdict.text}", hint=verdict.hint)

@@ -19,6 +19,7 @@ from pathlib import Path
 from backout.errors import UsageError
 from backout.gates.people import People
 from backout.gates.policy import SSH
+from backout.ledger.pens import Pens
 from backout.ledger.signers import AllowedKey, public_fingerprint, read_allowed_signers
 from backout.ledger.signing import Signer, fingerprint, sign, sign_all
 from backout.ledger.statement import Signed, Statement
@@ -42,12 +43,17 @@ class Speaker:
         text = _checked(statement.text)
         return Signed(statement, sign(text, self.signer) if self.signer is not None else None)
 
-    def say_all(self, statements: Sequence[Statement]) -> Sequence[Signed]:
-        """The same of several, signed by one process."""
+    def say_all(self, statements: Sequence[Statement], pens: Pens | None = None) -> Sequence[Signed]:
+        """The same of several, signed by `pens` if they can, else by one process."""
         texts = [_checked(one.text) for one in statements]
         if self.signer is None or not texts:
             return [Signed(one, None) for one in statements]
-        return [Signed(one, by) for one, by in zip(statements, sign_all(texts, self.signer), strict=True)]
+        made = pens.sign(texts) if pens is not None else None
+        return [Signed(one, by) for one, by in zip(statements, made or sign_all(texts, self.signer), strict=True)]
+
+    def pens(self, count: int) -> Pens | None:
+        """What signs so many statements, made ready now; None where nothing is signed."""
+        return Pens(self.signer, count) if self.signer is not None else None
 
 
 def _checked(text: str) -> str:

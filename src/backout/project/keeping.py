@@ -39,6 +39,7 @@ from backout.project.folder import init_folder
 from backout.project.free_text import require_no_value
 from backout.project.reading import Reading
 from backout.project.retention import require_expired, require_kept
+from backout.project.statements import Spoken
 from backout.project.subject import Subject, subject_of_run
 from backout.recovery.backups.model import Backup
 
@@ -136,7 +137,7 @@ class Keeping(Reading):
 
         A database that has a journal keeps it; see `engines.dump.Arrival`. Refused into a production database unless its
         policy says otherwise, and over tables unless `replace_all`. Where the environment asks anything of people, only an
-        operator may, and the ledger has it.
+        operator may, and the ledger has it; where it asks for approvals, somebody else has approved it, see `approve_restore`.
         """
         found = find_backup(self.config, backup)
         with self._opened(to, Intent.LOOK) as (database, environment, facts):
@@ -151,6 +152,10 @@ class Keeping(Reading):
                 self._book.write(said)
             progress("restoring")
             return found, self._backups(environment, identity).restore(found, replace_all=replace_all)
+
+    def approve_restore(self, backup: str, on: str) -> Spoken:
+        """Approve that somebody else puts this backup in the place of that environment's database, once."""
+        return self.statements.approve_restore(find_backup(self.config, backup).identifier, on)
 
     def init_folder(self, folder: Path) -> tuple[Path, ...]:
         """Write `backout.toml` and `changes/`; what is there already stays. Returns what was written."""

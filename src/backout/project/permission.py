@@ -17,7 +17,7 @@ from backout.engines.protocol import Database
 from backout.engines.values import Authority, JournalState, Mode, RunRecord, RunState, ServerFacts
 from backout.errors import Refused, UsageError
 from backout.gates.evidence import Evidence, PastRun, Verdict
-from backout.gates.policy import OS_USER, Policy
+from backout.gates.policy import OS_USER, SSH, Policy
 from backout.gates.verdicts import GATES, Gate, judge_all, require_all
 from backout.ledger.reading import Reading
 from backout.ledger.seal import Seal, read_seal
@@ -27,7 +27,7 @@ from backout.project.certificates import certificates_in, proven_here, shapes_he
 from backout.project.config import Config
 from backout.project.identity import Speaker, speaker_of
 from backout.project.permit import Permit, Scribe
-from backout.project.run_entries import newest, past_run_of, reconcile
+from backout.project.run_entries import held_against, newest, past_run_of, reconcile
 from backout.project.subject import Subject
 
 _LOOKED_AT = 1000  # runs of a journal, the newest first: among them is one of a subset, where there is one
@@ -68,9 +68,12 @@ class Gathered:
     """What was found out before anything is judged; `now` is the database's clock."""
 
     now: datetime
-    records: Sequence[RunRecord]  # the newest of the journal
+    records: Sequence[
+        RunRecord
+    ]  # of the journal, without ghosts: the newest, or all where the ledger knows none of these
     reading: Reading | None  # None: there is no ledger to be had
     found: Found
+    unknown: Sequence[RunRecord] = ()  # those of them that the ledger does not have yet
 
 
 @dataclass
@@ -90,6 +93,8 @@ class Gatekeeper:
         except BaseException as error:
             permit.failed(error)
             raise
+        finally:
+            permit.over()
 
     def _permit(self, place: Place, wish: Wish) -> Permit:
         policy, config = place.policy, self.book.config
@@ -141,11 +146,15 @@ class Gatekeeper:
         found = Found()
         if reading is not None and place.policy.asks_anything:
             reading.expect(_last_seal(records))
+        unknown: Sequence[RunRecord] = ()
+        if reading is not None:
+            records, unknown = held_against(reading, place.database, records)
         if place.policy.asks_anything:
             found = self.book.find(
-                reading or Reading(), wish.subject, place.environment, place.policy, now, operator=operator
-            )
-        return Gathered(now, records, reading, found)
+                reading or Reading(), wish.subject, place.environment, place.policy, now, operator=operator,
+                emergencies=any((one.report.get("authority") or {}).get("emergency") for one in records),
+            )  # fmt: skip
+        return Gathered(now, records, reading, found, unknown)
 
     def _evidence(self, place: Place, wish: Wish, gathered: Gathered, operator: Operator) -> Evidence:
         """All that the gates judge by."""
@@ -170,6 +179,7 @@ class Gatekeeper:
             claims=found.claims,
             reviews=found.reviews,
             ignored=found.ignored,
+            owners=self.book.owners if place.policy.identity == SSH else (),
             certificates=certificates,
             attest_on={one.environment: config.policy_for(one.environment).attest for one in certificates},
             runs=_runs(gathered.records, found),
@@ -199,7 +209,7 @@ class Gatekeeper:
         """Bring the ledger up to date, and return what the journal is to remember of it."""
         if gathered.reading is None:
             return None
-        head = reconcile(self.book, gathered.reading, place.database, gathered.records)
+        head = reconcile(self.book, gathered.reading, place.database, gathered.unknown)
         return None if self.book.is_local else head.hash
 
     def _seal(self, gathered: Gathered) -> str | None:
@@ -235,10 +245,13 @@ def cut_off(reading: Reading, records: Sequence[RunRecord]) -> str | None:
 
 
 def _runs(records: Sequence[RunRecord], found: Found) -> tuple[PastRun, ...]:
-    """Runs of the environment, once each; the journal's word before the ledger's."""
-    runs = {one.identifier: one for one in found.runs}
-    runs |= {one.identifier: past_run_of(one) for one in records if one.state is not RunState.RUNNING}
-    return tuple(runs.values())
+    """Runs of the environment; the journal's word before the ledger's.
+
+    What the ledger says of a run that the journal's newest are not among is all kept: nobody's second entry on a run makes
+    the first one unsaid.
+    """
+    there = {one.identifier: past_run_of(one) for one in records if one.state is not RunState.RUNNING}
+    return (*(one for one in found.runs if one.identifier not in there), *there.values())
 
 
 def operator_asking(config: Config, policy: Policy, key: Path | None) -> Operator:

@@ -15,6 +15,7 @@ from backout.engines.protocol import Database
 from backout.engines.values import Authority, RunState
 from backout.errors import BackoutError
 from backout.gates.evidence import Verdict
+from backout.ledger.pens import Pens
 from backout.ledger.statement import Kind, Signed, Statement
 from backout.project.book import Book
 from backout.project.identity import Speaker
@@ -22,6 +23,7 @@ from backout.project.run_entries import run_statement
 from backout.runs.report import RunReport
 
 FRESH_S = 5.0  # how long a judgement is good for: longer than it takes to type "y", shorter than to object
+_AT_THE_END = 2  # statements: the run, and the release of its claim
 LATER = "the ledger could not be written: the next command on this environment brings it up to date"
 
 
@@ -34,11 +36,23 @@ class Scribe:
     database: Database
     claim: Signed
     claimed: bool = False
+    pens: Pens | None = None  # for what is said at the end, where it was made ready
 
     def write_claim(self) -> None:
         """Append the claim; what fails is raised, since no run has begun."""
         self.book.write(self.claim)
         self.claimed = True
+
+    def make_ready(self) -> None:
+        """Start what signs at the end: how the run went, and the claim's release."""
+        if self.pens is None:
+            self.pens = self.speaker.pens(_AT_THE_END)
+
+    def close(self) -> None:
+        """End what was made ready and not needed."""
+        if self.pens is not None:
+            self.pens.close()
+            self.pens = None
 
     def write_run(self, number: int) -> None:
         """Append how the run ended, signed where the key is still to be had. It ends the claim, too."""
@@ -64,9 +78,11 @@ class Scribe:
         if not statements:
             return
         try:
-            signed = self.speaker.say_all(statements)
+            signed = self.speaker.say_all(statements, self.pens)
         except BackoutError:  # the agent has gone meanwhile; the audit shows that they are unsigned
             signed = [Signed(one, None) for one in statements]
+        finally:
+            self.close()
         self.book.write_all(signed)
 
 
@@ -96,6 +112,16 @@ class Permit:
             self.judged_at = found.judged_at
         if self.scribe is not None:
             self.scribe.write_claim()
+
+    def begins(self) -> None:
+        """The run is about to begin: have ready what signs at its end."""
+        if self.scribe is not None:
+            self.scribe.make_ready()
+
+    def over(self) -> None:
+        """Nothing more is said by this right."""
+        if self.scribe is not None:
+            self.scribe.close()
 
     def ended(self, report: RunReport) -> RunReport:
         """Keep the run in the ledger; returns the report, with a note where that has to wait."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from backout.change.batched import batched_step
 from backout.change.model import COMMENTS, Change, DataClass
 from backout.change.read import read_change
+from backout.engines.batches import in_batches
 from backout.engines.protocol import Database
 from backout.engines.values import (
     TableFacts,
@@ -26,7 +28,7 @@ from backout.project.doors import (
 from backout.project.engine import dialect_of, usual_dialect
 from backout.project.private import PrivateChanges
 from backout.runs.masking import masked_review
-from backout.sql.model import Dialect, Kind
+from backout.sql.model import TEMPORARY_SCHEMAS, Dialect, Kind
 
 #: Statements that every engine reads without running them.
 _READ_ALONE = re.compile(r"[\s(]*(?:SELECT|INSERT|UPDATE|DELETE|WITH|MERGE|REPLACE|VALUES)\b", re.IGNORECASE)
@@ -104,9 +106,8 @@ class Reading(Doors):
         found = masked_review(review(change))
         if on is None:
             return CheckReport(found)
-        names = sorted(
-            {name for step in change.steps for name in step.statement.tables}, key=lambda n: (n[0] or "", n[1])
-        )
+        named = {name for step in change.steps for name in step.statement.tables if name[0] not in TEMPORARY_SCHEMAS}
+        names = sorted(named, key=lambda n: (n[0] or "", n[1]))
         with self._opened(on, Intent.LOOK) as (database, _, _):
             facts = [(schema, name, database.table_facts(schema, name)) for schema, name in names]
             missing_ones = {(schema, name) for schema, name, fact in facts if fact is None}
@@ -142,11 +143,17 @@ class Reading(Doors):
 def _misunderstood(
     database: Database, change: Change, missing: Collection[tuple[str | None, str]]
 ) -> Iterator[Misunderstood]:
-    """Have the database read each statement, up to the first that makes what later ones may be about.
+    """Whether the engine has batches; then have it read each statement, up to one that makes what others may be about.
 
     None that names a missing table, which is said already; nor those that no engine reads without running them.
     """
     private = change.metadata.data is DataClass.PHI
+    batched = batched_step(change)
+    if batched is not None:
+        try:
+            in_batches(database)
+        except Refused as error:
+            yield Misunderstood(batched.statement.line, error.message)
     for step in change.steps:
         one = step.statement
         if one.kind in (Kind.TEMPORARY, Kind.SETTING):

@@ -18,7 +18,7 @@ from backout.ledger.reading import Reading
 from backout.ledger.statement import Kind, Signed, Statement
 from backout.project.book import Book, past_run
 
-_FEW = 50  # runs between two looks of one ledger at a journal, usually; more are asked for where those are all new
+_FEW = 10  # runs between two looks of one ledger at a journal, usually; more are asked for where those are all new
 _MANY = 100_000
 
 
@@ -44,6 +44,7 @@ def run_statement(record: RunRecord, identity: str, person: str, project: str | 
         "emergency": authority.get("emergency"),
         "ledger_head": authority.get("ledger_head"),
         "proof": record.report.get("proof"),
+        **({"batches": record.batches} if record.batches else {}),
         **({"tracking": record.report["tracking"]} if record.report.get("tracking") else {}),
         **({"subset": record.report["subset"]} if record.report.get("subset") else {}),
         **({"agreement": record.report["agreement"]} if record.report.get("agreement") else {}),
@@ -70,30 +71,47 @@ def past_run_of(record: RunRecord) -> PastRun:
 
 
 def newest(database: Database) -> Sequence[RunRecord]:
-    """The newest runs of the journal; none where there is no journal."""
-    return database.journal.runs(_FEW) if database.journal.state() is JournalState.PRESENT else ()
+    """The newest runs of the journal that were no ghosts; none where there is no journal.
 
-
-def reconcile(book: Book, reading: Reading, database: Database, records: Sequence[RunRecord]) -> Head:
-    """Copy the runs that the ledger lacks; unsigned, since their operators are not here. Returns the last entry known.
-
-    `records` are the newest of the journal.
-
-    Runs under way are left for the next time; ghosts are the journal's alone. Where none of the newest is known, older
-    ones may be missing, too.
+    Ghosts say nothing that a gate judges by, and nobody is asked before one: however many there were since, the last real
+    runs are looked at.
     """
+    if database.journal.state() is not JournalState.PRESENT:
+        return ()
+    limit = _FEW
+    while True:
+        found = database.journal.runs(limit)
+        real = [one for one in found if one.start.mode is not Mode.GHOST]
+        if len(real) >= _FEW or len(found) < limit or limit >= _MANY:
+            return real[:_FEW]
+        limit *= 10
+
+
+def held_against(
+    reading: Reading, database: Database, records: Sequence[RunRecord]
+) -> tuple[Sequence[RunRecord], Sequence[RunRecord]]:
+    """The runs of the journal to hold a ledger against, and those of them that it lacks, oldest first.
+
+    `records` are the newest, see `newest`. Where the ledger knows none of them, older ones may be missing, too: then it is
+    all of them. Runs under way are left for the next time.
+    """
+    if not records:
+        return (), ()
     identity = database.journal.stamp()[1]
-    kept = _kept(records, identity)
-    lacking = reading.lacks(kept)
-    if len(records) == _FEW and len(lacking) == len(kept):
-        kept = _kept(database.journal.runs(_MANY), identity)
-        lacking = reading.lacks(kept)
-    if not lacking:
+    unknown = reading.lacks(kept := _kept(records, identity))
+    if len(records) == _FEW and len(unknown) == len(kept):
+        records = [one for one in database.journal.runs(_MANY) if one.start.mode is not Mode.GHOST]
+        unknown = reading.lacks(kept := _kept(records, identity))
+    return records, [one for key, one in reversed(kept.items()) if key in unknown]
+
+
+def reconcile(book: Book, reading: Reading, database: Database, unknown: Sequence[RunRecord]) -> Head:
+    """Copy these runs, which the ledger lacks; unsigned, since their operators are not here. Returns the last entry known."""
+    if not unknown:
         return reading.head
-    now = database.clock()
+    identity, now = database.journal.stamp()[1], database.clock()
     last = book.ledger.append_all([
-        Signed(run_statement(one, identity, person_of(one), book.config.name, now), None).body
-        for key, one in reversed(kept.items()) if key in lacking
+        Signed(run_statement(one, identity, person_of(one), book.config.name, now), None).body for one in unknown
     ])[-1]  # fmt: skip
     return Head(last.position, last.hash)
 

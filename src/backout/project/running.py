@@ -23,7 +23,7 @@ from backout.gates.certificate import GHOST_UNDO, SESSION
 from backout.gates.judge import (
     require_room,
 )
-from backout.gates.repetition import require_first
+from backout.gates.repetition import require_first, require_none_stands
 from backout.gates.verdicts import GATES_OF_UNDO
 from backout.project.announcements import of_emergency
 from backout.project.attestations import with_note
@@ -40,16 +40,18 @@ from backout.project.doors import (
     require_private_place,
     silent,
 )
+from backout.project.identity import speaker_of
 from backout.project.permission import Gatekeeper, Wish
 from backout.project.permit import Permit
 from backout.project.programs import command_of, require_held_back, require_no_session, require_nobody_approves
 from backout.project.reading import Reading, require_readable
-from backout.project.subject import named, subject_of_run
+from backout.project.subject import binding_of, named, subject_of_run
+from backout.project.waiting import Waiting
 from backout.recovery.backups.model import as_json as backup_as_json
 from backout.recovery.plan import UndoPolicy
 from backout.recovery.proof import Tightness
 from backout.runs.as_json import PROVEN
-from backout.runs.changes import Agree, ChangeRun
+from backout.runs.changes import ChangeRun
 from backout.runs.either import run_as_written, undo_as_run
 from backout.runs.recorder import Serve, ServeTurns
 from backout.runs.rehearsal import Pause, Rehearsal, nobody_looks, rehearse
@@ -99,7 +101,8 @@ class Running(Reading):
             # Of a subset it says nothing of the whole, and of what somebody else did in its place nothing at all.
             is_proof = report.way_back == PROVEN and report.subset is None and serve is None
             if is_proof and self._policy_of(environment).accept_ghost_undo:
-                certificate = certificate_of_run(database, report, operator(), GHOST_UNDO)
+                binding = binding_of(change, run.values)
+                certificate = certificate_of_run(database, report, operator(), GHOST_UNDO, binding)
                 keep(database, certificate)
                 self.statements.certify(change, certificate)
             return report
@@ -116,26 +119,30 @@ class Running(Reading):
         emergency: str | None = None,
         again: str | None = None,
         serve: Serve | None = None,
-        agree: Agree | None = None,
+        waiting: Waiting | None = None,
         ask: Ask = refuse_to_answer,
         progress: Progress = silent,
     ) -> RunReport:
         """The change, committed when all of it is captured and proven; else rolled back, with an error saying why.
 
         `emergency` is why it cannot wait for people: the policy names who may say that, and it owes a review. `serve` is
-        who does it in place of a program's own command; `agree` waits for people before it is committed.
+        who does it in place of a program's own command; `waiting` waits for the people of a session, see `Sessions.session`.
         """
         change = self._as_written(self._fitting(change, on), on)
         environment = self.config.environment(on)
-        if agree is None:
+        if waiting is None:
             require_no_session(change, on)
         elif not change.metadata.session:
-            raise UsageError("`agree` is for a session", hint="what is approved as a text waits for nobody at its end")
-        if serve is not None and agree is None:
+            raise UsageError(
+                "`waiting` is for a session", hint="what is approved as a text waits for nobody at its end"
+            )
+        else:
+            self._require_own(waiting, environment)
+        if serve is not None and waiting is None:
             require_nobody_approves(self._policy_of(environment), on)
         require_readable(change, self.config)
         run = self._change_run(change, environment, Mode.REAL, parameters, rows, progress)
-        run = replace(run, serve=serve or run.serve, agree=agree or run.agree)
+        run = replace(run, serve=serve or run.serve, agree=waiting.agree if waiting is not None else run.agree)
         run = replace(run, subset=subset_of(change, subset) if subset is not None else None)
         with (
             self._opened(on, Intent.WRITE, ask) as (database, _, facts),
@@ -164,9 +171,18 @@ class Running(Reading):
             herald = self._herald(environment, named(change))
             who = permit.person(operator())
             with herald.crying(of_emergency(change, environment.name, who) if emergency else None):
+                permit.begins()
                 report = permit.ended(run_as_written(database, lambda: self.open(environment), run))
                 report = self._agreed(database, change, environment, report)
             return herald.done(with_note(self.config, report), who)
+
+    def _require_own(self, waiting: Waiting, environment: Environment) -> None:
+        """Who waits for people is this project's own, by this environment's policy: nobody says yes in their place."""
+        policy = self._policy_of(environment)
+        first = speaker_of(self.config, policy.identity, self._key).name
+        asked = (waiting.book, waiting.policy, waiting.environment, waiting.first) if type(waiting) is Waiting else ()
+        if not asked or asked[0] is not self._book or asked[1:] != (policy, environment, first):
+            raise UsageError("a session waits for people by the project that runs it", hint="call `session`")
 
     def _agreed(self, database: Database, change: Change, environment: Environment, report: RunReport) -> RunReport:
         """What a session did there is to the environments above what a rehearsal is; it is committed already."""
@@ -205,6 +221,8 @@ class Running(Reading):
             self._permitted(database, environment, facts, change, run.values, None) as permit,
         ):
             require_private_place(change.metadata.data.value, facts)
+            if reapply:  # what it leaves is a run like any other
+                require_none_stands(change, database.journal.runs(ALL, change.identifier))
             require_room(_needed_bytes(database, change), facts)
             if not ask("rehearse", f'rehearse "{change.identifier}" on {environment.name} ({facts.database})?'):
                 raise Refused("operator", "not rehearsed: you said no")
@@ -214,8 +232,12 @@ class Running(Reading):
             backup = self._backups(environment).required(operator(), private=change.metadata.data is DataClass.PHI)
             start = replace(run.start, authority=permit.authority)
             run = replace(run, start=start, backup=backup_as_json(backup) if backup else None)
+            permit.begins()
             rehearsal = rehearse(database, lambda: self.open(environment), run, reapply=reapply, pause=pause)
             rehearsal = replace(rehearsal, run=with_note(self.config, permit.ended(rehearsal.run)))
+            if rehearsal.reapplied is not None:
+                who, herald = permit.person(operator()), self._herald(environment, named(change))
+                rehearsal = replace(rehearsal, reapplied=herald.done(permit.ended(rehearsal.reapplied), who))
             if rehearsal.certificate is not None:
                 keep(database, rehearsal.certificate)
             if rehearsal.certificate is not None and self._certifies(environment):
@@ -321,6 +343,7 @@ class Running(Reading):
             seen = _last_seen(database, number) if overwrite else None
             resolution = Resolution(partial, frozenset(overwrite), seen)
             work = UndoRun(record, resolution, start, self._policy(), progress, rows, ghost)
+            permit.begins()
             report = permit.ended(undo_as_run(database, lambda: self.open(environment), work, batch))
             if ghost:
                 return report
@@ -353,6 +376,7 @@ class Running(Reading):
                 database.lease(f"resumed {record.identifier}", operator())
                 start = replace(record.start, authority=permit.authority)
                 going = replace(going, start=start, again=record.report.get("again"))
+                permit.begins()
                 report = permit.ended(run_as_written(database, lambda: self.open(environment), going, resume=number))
             herald = self._herald(environment, named(change))
             return herald.done(with_note(self.config, report), permit.person(operator()))

@@ -88,7 +88,7 @@ class Sessions(Looking):
                 return serve_session(transaction, number, prompt, waiting.ended, look)
 
         return self.run(
-            change, on, serve=serve, agree=waiting.agree, rows=rows, emergency=emergency, again=again, ask=ask,
+            change, on, serve=serve, waiting=waiting, rows=rows, emergency=emergency, again=again, ask=ask,
             progress=progress,
         )  # fmt: skip
 

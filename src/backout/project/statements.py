@@ -18,7 +18,7 @@ from backout.change.nearest import suggest
 from backout.errors import Refused, UsageError
 from backout.gates import approvals, documents, reveal
 from backout.gates.announcement import open_objections
-from backout.gates.approvals import UNDO
+from backout.gates.approvals import RESTORE, UNDO
 from backout.gates.certificate import Certificate
 from backout.gates.checklist import checklist
 from backout.gates.claims import claimed_by
@@ -207,6 +207,11 @@ class Statements:
         details = {"approval": UNDO, "run": run, "parameters": "", "checklist": []}
         return self._say(Kind.APPROVE, subject, on, self._policy(on), details)
 
+    def approve_restore(self, backup: str, on: str) -> Spoken:
+        """Approve that this backup takes the place of that environment's database, once."""
+        details = {"approval": RESTORE, "backup": backup, "parameters": "", "checklist": []}
+        return self._say(Kind.APPROVE, Subject(Kind.RESTORE.value, ""), on, self._policy(on), details)
+
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def approval_of(self, change: Change, on: str, approval: str | None) -> str:
@@ -286,6 +291,7 @@ class Statements:
         return Evidence(
             subject.identifier, subject.digest, on, subject.documents, subject.title, subject.is_link, subject.binding,
             subject.authors | submitters, people=self.book.config.people, said=found.said, ignored=found.ignored,
+            owners=self.book.owners if policy.identity == SSH else (),
         )  # fmt: skip
 
     def _objections(self, subject: Subject, on: str, policy: Policy) -> tuple[Said, ...]:

@@ -6,8 +6,9 @@ Not for: what is said about it. Invariant: the digest is that of the text which 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from backout.change.model import COMMENTS, Change
 from backout.change.read import names_of_files
 from backout.engines.values import RunRecord
 from backout.ledger.entry import canonical
-from backout.project.authors import authors_of, is_link
+from backout.project.authors import authors_in_a_while, is_link
 from backout.project.config import Config
 
 
@@ -28,11 +29,16 @@ class Subject:
     path: Path | None = None
     title: str = ""
     documents: Mapping[str, Any] = field(default_factory=dict)
-    authors: frozenset[str] = frozenset()
+    found_out: Callable[[], frozenset[str]] = field(default=frozenset, compare=False)  # who wrote it, once it is known
     is_link: bool = False
     binding: str = ""
     is_session: bool = False  # it is typed at a prompt
     has_subset: bool = False  # it says by @subset what a part of it is
+
+    @cached_property
+    def authors(self) -> frozenset[str]:
+        """Whose text it is, as far as its metadata and git know; waits for git."""
+        return self.found_out()
 
 
 def subject_of(change: Change, config: Config, values: Mapping[str, Any] | None = None) -> Subject:
@@ -41,7 +47,7 @@ def subject_of(change: Change, config: Config, values: Mapping[str, Any] | None 
     files = [path.parent / name for name in names_of_files(change)] if path is not None else []
     return Subject(
         change.identifier, change.digest, path, change.metadata.title, documents_of(change),
-        authors_of(change, config.people), any(is_link(one, config.folder) for one in files),
+        authors_in_a_while(change, config.people), any(is_link(one, config.folder) for one in files),
         binding_of(change, values or {}), change.metadata.session, has_subset(change),
     )  # fmt: skip
 

@@ -143,7 +143,8 @@ class Waiting:
         now = datetime.now(UTC)
         said = self.book.agreements(self.book.read(), self._run, self.environment.name, self.policy, now)
         recent = [one for one in said if one.at > self._began - _SKEW]
-        return judge(recent, Session(self._run, content, self.first), self.book.config.people)
+        session = Session(self._run, content, self.first)
+        return judge(recent, session, self.book.config.people, self.book.owners)
 
 
 def _agreed(report: RunReport, agreement: Agreement, content: str) -> RunReport:

@@ -40,6 +40,7 @@ def certificate_as_json(one: Certificate) -> Json:
         "version": one.version,
         "way": one.way,
         "idempotent": one.idempotent,
+        **({"parameters": one.binding} if one.binding else {}),
         "tables": [
             {
                 "table": table,

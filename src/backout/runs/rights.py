@@ -12,9 +12,9 @@ from backout.engines.protocol import Database, Foresees
 from backout.engines.values import CapturedTable, Foreseen, Mode, TableName, Write
 from backout.errors import Refused
 from backout.recovery.plan import UndoPolicy
+from backout.sql.model import TEMPORARY_SCHEMAS
 
 _HINT = "give the right, or name the trigger's columns as `bookkeeping` and its tables as `append_only`"
-_TEMPORARY = {"pg_temp", "temp"}
 
 
 def require_rights(database: Database, change: Change, mode: Mode, policy: UndoPolicy) -> None:
@@ -65,7 +65,7 @@ def _named(change: Change) -> list[Write]:
     found = [
         Write(target.schema, target.table, "insert" if target.operation == "copy" else target.operation)
         for target in targets
-        if target.schema not in _TEMPORARY
+        if target.schema not in TEMPORARY_SCHEMAS
     ]
     return list(dict.fromkeys(found))
 

@@ -37,12 +37,16 @@ class Trait(Enum):
     SEARCH_PATH = "search path"  # SET search_path: names after it may mean other tables
 
 
+#: What stands for the schema of a temporary table that the change itself has made: PostgreSQL's word, and everybody else's.
+TEMPORARY_SCHEMAS = frozenset({"pg_temp", "temp"})
+
+
 @dataclass(frozen=True)
 class WriteTarget:
     """One table that a statement names as the target of a write."""
 
     operation: str  # "insert", "update", "delete", "merge", "copy"
-    schema: str | None  # as written; "pg_temp" (SQLite: "temp") for a temporary table of this change
+    schema: str | None  # as written; one of `TEMPORARY_SCHEMAS` for a temporary table of this change
     table: str
     columns: tuple[str, ...] = ()  # UPDATE: the columns of its SET list; otherwise empty
 

@@ -132,8 +132,8 @@ def _columns(target_list: Any) -> tuple[str, ...]:
 
 
 def _name(relation: Any, temporary_tables: frozenset[str]) -> tuple[str | None, str]:
-    """Return (schema, name); a bare name of a temporary table of this change is in `pg_temp`, searched first."""
-    if not relation.schemaname and relation.relname in temporary_tables:
+    """Return (schema, name); a bare name of a temporary table, made before or here, is in `pg_temp`, searched first."""
+    if not relation.schemaname and (relation.relname in temporary_tables or relation.relpersistence == "t"):
         return "pg_temp", relation.relname
     return relation.schemaname or None, relation.relname
 

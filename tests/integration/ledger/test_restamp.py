@@ -145,6 +145,7 @@ def test_only_an_operator_puts_a_backup_in_the_place_of_production(tmp_path: Pat
         "operator", 'a restore into "production": ann may not run anything on production',
     )  # fmt: skip
     assert clinic.rows() == before
+    clinic.project("bob").approve_restore(backup.identifier, "production")
     restore("cem")
     assert clinic.rows() == [(1, "open"), (2, "open"), (3, "closed")]
     said = last_entry(clinic)

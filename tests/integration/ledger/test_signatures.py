@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from time import tzset
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backout.ledger.plain_signers import plain_lines
+from backout.ledger.sealing import why_not
+from backout.ledger.signers import read_allowed_signers
 from backout.ledger.signing import NAMESPACE, Signer, Verification, ask_ssh_keygen, plainly_good, sign, verify_all
 from backout.ledger.statement import Kind, Signed, Statement
 
@@ -129,6 +133,31 @@ def test_a_line_that_we_take_ssh_keygen_takes_too(folder: Path, file: str) -> No
 def test_the_limit_of_a_key_s_time_is_ssh_keygen_s_to_say(folder: Path) -> None:
     for option in ('valid-before="20261121120000"', 'valid-after="20261121120000"'):
         assert both(signed(folder, "ed25519"), f"{ANN} {option} {public(folder, 'ed25519')}\n", folder)[0] is None
+
+
+@pytest.fixture(params=["UTC", "America/New_York", "Asia/Tokyo"])
+def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The time zone of this machine."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", request.param)
+        tzset()
+        yield request.param
+    tzset()
+
+
+@pytest.mark.parametrize("suffix", ["", "Z"])
+@pytest.mark.parametrize("hours", [-11, -7, -1, 1, 7, 11])
+@pytest.mark.parametrize("option", ["valid-after", "valid-before"])
+def test_the_time_of_a_key_is_in_utc_wherever_one_is_and_for_whatever_it_is_used(
+    folder: Path, zone: str, option: str, hours: int, suffix: str
+) -> None:
+    """ssh-keygen reads a time without a zone as the system's: with ours it is asked in UTC, and we encrypt by the same."""
+    limit = f"{APPROVAL.at + timedelta(hours=hours):%Y%m%d%H%M%S}{suffix}"
+    text = f'{ANN} {option}="{limit}" {public(folder, "ed25519")}\n'
+    ours, theirs = both(signed(folder, "ed25519"), text, folder)
+    assert (ours is not None) == (theirs.problem is None) == ((hours < 0) is (option == "valid-after"))
+    (line,) = read_allowed_signers(folder / "allowed_signers")
+    assert (why_not(line, APPROVAL.at) is None) == (theirs.problem is None), zone
 
 
 @pytest.mark.parametrize(

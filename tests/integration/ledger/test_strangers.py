@@ -164,8 +164,8 @@ def test_nobody_else_does_what_was_approved(clinic: Clinic) -> None:
 
     with pytest.raises(Refused, match="they have not read a command that is typed"):
         clinic.run(serve=serve)
-    with pytest.raises(UsageError, match="`agree` is for a session"):
-        clinic.run(serve=serve, agree=serve)
+    with pytest.raises(UsageError, match="`waiting` is for a session"):
+        clinic.run(serve=serve, waiting=serve)
     assert clinic.rows() == OPEN
 
 
@@ -177,8 +177,8 @@ def test_a_change_that_is_called_a_session_in_memory_is_none(clinic: Clinic) -> 
     def never(*_anything: object) -> Any:
         raise AssertionError("it was asked")
 
-    with pytest.raises(UsageError, match="`agree` is for a session"):
-        clinic.project("cem").run(called, "production", ask=yes, serve=never, agree=never)
+    with pytest.raises(UsageError, match="`waiting` is for a session"):
+        clinic.project("cem").run(called, "production", ask=yes, serve=never, waiting=never)  # type: ignore[arg-type]
     assert clinic.rows() == OPEN
 
 
@@ -242,6 +242,19 @@ def test_a_certificate_is_in_the_journal_too_and_the_audit_holds_one_against_the
     clinic.project("eve").statements.certify(clinic.change, vouched)
     (problem,) = clinic.project(None).audit("staging").problems
     assert problem.text.startswith(f"it says of {vouched.run} what the journal does not")
+
+
+def test_a_certificate_of_a_rehearsal_that_never_was_is_told_by_the_audit(clinic: Clinic) -> None:
+    clinic.prepare()
+    clinic.project("eve").run(clinic.change, "staging", again="to have a run that was no rehearsal", ask=yes)
+    run = clinic.project(None).log("staging", limit=1)[0].identifier
+    for name in ("staging-99", run):
+        clinic.project("eve").statements.certify(clinic.change, made_up(clinic, REHEARSED, "staging", name))
+    found = clinic.project(None).audit("staging")
+    assert [note.partition(": ")[2] for note in found.notes if "certifies" in note] == [
+        "eve@example.org certifies staging-99, and the journal has no such run",
+        f"eve@example.org certifies {run}, and its journal has no certificate of it",
+    ]
 
 
 # -- the database
