@@ -6,7 +6,7 @@ import pytest
 
 from backout.engines.values import RunState
 from backout.errors import Refused, UsageError
-from conformance.stage import Stage, failure, text_of
+from conformance.stage import Stage, failure, text_of, yes
 from conformance.test_conflicts import PEOPLE, persons
 
 
@@ -99,6 +99,18 @@ def test_a_run_is_undone_once(people: Stage) -> None:
     assert ['run "test-1" is undone already', "state: untouched", "hint: `backout log` shows by which run"] == text_of(
         failure(lambda: people.undo(report))
     )
+
+
+def test_a_run_that_wrote_an_append_only_table_too_is_undone_once_and_may_run_again(people: Stage) -> None:
+    """What is never put back does not count as left."""
+    people.undo_options = '[undo]\nappend_only = ["log"]\n'
+    people.make("CREATE TABLE log (id INTEGER PRIMARY KEY, line varchar(20))")
+    change = people.change("UPDATE person SET name = upper(name); DELETE FROM log; INSERT INTO log VALUES (1, 'ours')")
+    report = people.project.run(change, "test", ask=yes)
+    people.undo(report)
+    assert 'run "test-1" is undone already' == failure(lambda: people.undo(report)).message
+    people.project.run(change, "test", ask=yes)
+    assert "ANN" == names(people)[0]
 
 
 def test_what_was_left_by_a_partial_undo_can_be_undone_later(people: Stage) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from backout.engines.values import Mode, RunState
+from backout.engines.values import Missing, Mode, RunState
 from backout.errors import Refused, UsageError
 from backout.runs.as_json import report_as_json
 from backout.runs.rehearsal_json import certificate_as_json
@@ -73,10 +73,22 @@ def test_check_has_the_database_read_each_statement_and_runs_none(shop: Stage) -
 
 
 def test_check_leaves_out_what_a_statement_makes_for_those_behind_it(shop: Stage) -> None:
+    """A temporary table of the change is neither misunderstood nor missing."""
     change = shop.change(
-        "CREATE TEMPORARY TABLE wanted (id INTEGER);\nUPDATE orders SET total = 0 WHERE id IN (SELECT id FROM wanted);"
+        "CREATE TEMPORARY TABLE wanted (id INTEGER);\nINSERT INTO wanted VALUES (1);\n"
+        "UPDATE orders SET total = 0 WHERE id IN (SELECT id FROM wanted);"
     )
-    assert () == shop.project.check(change, "test").misunderstood
+    found = shop.project.check(change, "test")
+    assert ((), ()) == (found.misunderstood, found.missing_tables)
+    assert ["orders"] == [one.table.name.name for one in found.tables]
+
+
+def test_check_says_of_a_change_in_batches_whether_the_engine_has_them(shop: Stage) -> None:
+    """And not only the run."""
+    change = shop.change("-- @batch orders by=id size=2\nUPDATE orders SET total = 0;")
+    able = shop.target.capabilities.batches
+    expected = [f"this database cannot run a change in batches: {able.why}"] if isinstance(able, Missing) else []
+    assert expected == [one.problem for one in shop.project.check(change, "test").misunderstood]
 
 
 def test_a_ghost_tells_all_and_leaves_nothing(shop: Stage) -> None:

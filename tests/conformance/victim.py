@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ class Order:
     action: str  # "run", "ghost", "undo"
     run: str = ""
     moment: int = 0  # the n-th word to the database; 0: none
-    blow: str = "none"  # "kill", "kill sent", "interrupt", "terminate"
+    blow: str = "none"  # "kill", "kill sent", "interrupt", "terminate"; on MariaDB also those of `Moments.step`
     after_s: float = 0.0  # with "kill": not at a moment, but after that time
+    server: int = 0  # the server's process id, with "server" and "server sent"
 
     @property
     def answer(self) -> Path:
@@ -52,18 +54,33 @@ class Moments:
     def __init__(self, order: Order) -> None:
         self._order, self.count, self.last = order, 0, ""
 
-    def step(self, word: str, send: Callable[[], object] | None = None) -> None:
-        """A word is about to be said; `send` puts it on its way without waiting for the answer."""
+    def step(
+        self, word: str, send: Callable[[], object] | None = None, end: Callable[[], object] | None = None
+    ) -> None:
+        """A word is about to be said; `send` puts it on its way without waiting for the answer, `end` ends the session.
+
+        "session" is its end by an administrator, "server" the death of the server's process.
+        """
         self.count += 1
         if self.count != self._order.moment:
             return
         self.last = word
         blow = self._order.blow
-        if blow == "kill sent":
+        if blow.endswith(" sent"):
             assert send is not None
             send()
-        signals = {"kill": signal.SIGKILL, "kill sent": signal.SIGKILL, "interrupt": signal.SIGINT}
-        os.kill(os.getpid(), signals.get(blow, signal.SIGTERM))
+        if blow == "session":
+            assert end is not None
+            end()
+            return
+        signals = {
+            "kill": signal.SIGKILL,
+            "interrupt": signal.SIGINT,
+            "terminate": signal.SIGTERM,
+            "server": signal.SIGKILL,
+        }
+        name = blow.removesuffix(" sent")
+        os.kill(self._order.server if name == "server" else os.getpid(), signals[name])
 
 
 def _watch_postgres(moments: Moments) -> None:
@@ -109,9 +126,18 @@ def _watch_mariadb(moments: Moments) -> None:
 
     plain = Connection.query
 
+    def end(connection: Any) -> None:
+        place = {"unix_socket": connection.unix_socket} if connection.unix_socket else {}
+        other: Connection[Any] = Connection(
+            host=connection.host, port=connection.port, user=connection.user, password=connection.password, **place
+        )
+        plain(other, f"KILL CONNECTION {connection.thread_id()}")
+        other.close()
+
     def query(connection: Any, sql: Any, *more: Any, **named: Any) -> Any:
         text = sql if isinstance(sql, str) else bytes(sql).decode(errors="replace")
-        moments.step(text, lambda: connection._execute_command(COMMAND.COM_QUERY, sql))
+        send = partial(connection._execute_command, COMMAND.COM_QUERY, sql)
+        moments.step(text, send, partial(end, connection))
         return plain(connection, sql, *more, **named)
 
     setattr(Connection, "query", query)  # noqa: B010 -- as above

@@ -162,6 +162,42 @@ EXACT = {
         "INSERT INTO t VALUES (1, '0000-00-00', 0, 'zzz', 5, -0.0), (2, '2020-00-31', NULL, NULL, NULL, NULL)",
         ["DELETE FROM t WHERE id = 1", "UPDATE t SET d = NULL WHERE id = 2"],
     ),
+    "columns that SELECT * leaves out, with a key and without": (
+        "CREATE TABLE t (id INT PRIMARY KEY, h INT INVISIBLE DEFAULT 5); INSERT INTO t (id, h) VALUES (1, 9), (2, 8);"
+        "CREATE TABLE u (a INT, h INT INVISIBLE DEFAULT 5); INSERT INTO u (a, h) VALUES (1, 9), (2, 8)",
+        [
+            "UPDATE t SET h = 7 WHERE id = 1",
+            "DELETE FROM t WHERE id = 2",
+            "UPDATE u SET h = 7 WHERE a = 1",
+            "DELETE FROM u WHERE a = 2",
+        ],
+    ),
+    "rows that a portion of a period splits": (
+        "CREATE TABLE t (id INT, s DATE, e DATE, v INT, PERIOD FOR p (s, e), UNIQUE (id, p WITHOUT OVERLAPS));"
+        "INSERT INTO t VALUES (1, '2020-01-01', '2021-01-01', 1), (2, '2020-01-01', '2021-01-01', 2)",
+        [
+            "UPDATE t FOR PORTION OF p FROM '2020-03-01' TO '2020-04-01' SET v = 9 WHERE id = 1",
+            "DELETE FROM t FOR PORTION OF p FROM '2020-05-01' TO '2020-06-01' WHERE id = 2",
+        ],
+    ),
+    "unique keys of long texts, of beginnings, and that ignore what follows": (
+        "CREATE TABLE t (c TEXT NOT NULL, b INT, UNIQUE (c)); INSERT INTO t VALUES (REPEAT('a', 5000), 1), (REPEAT('b', 5000), 2);"
+        "CREATE TABLE u (c VARCHAR(99) NOT NULL, b INT, UNIQUE (c(3))); INSERT INTO u VALUES ('abcdef', 1), ('xyz', 2);"
+        "CREATE TABLE w (c VARCHAR(20) COLLATE utf8mb4_general_ci PRIMARY KEY, b INT); INSERT INTO w VALUES ('a', 1), ('b', 2)",
+        [
+            "UPDATE t SET c = CONCAT(c, 'z') WHERE b = 1",
+            "DELETE FROM t WHERE b = 2",
+            "UPDATE u SET c = 'abczzz' WHERE b = 1",
+            "DELETE FROM u WHERE b = 2",
+            "UPDATE w SET c = 'a ' WHERE b = 1",
+            "UPDATE w SET c = 'B', b = 3 WHERE b = 2",
+        ],
+    ),
+    "a number 0 that AUTO_INCREMENT gave nobody, and compressed columns": (
+        "SET sql_mode = 'NO_AUTO_VALUE_ON_ZERO'; CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, c TEXT COMPRESSED);"
+        "INSERT INTO t VALUES (0, REPEAT('x', 5000)), (1, '')",
+        ["DELETE FROM t WHERE id = 0", "UPDATE t SET c = REPEAT('z', 4000) WHERE id = 1"],
+    ),
     "columns that set themselves": (
         "CREATE TABLE t (id INT PRIMARY KEY, a INT, u TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6));"
         "INSERT INTO t (id, a) VALUES (1, 1), (2, 2)",
@@ -237,6 +273,7 @@ def test_case_13_a_trigger_in_the_way_is_named_before_the_commit(mariadb: MariaD
         assert table is not None
         assert engine.undo_obstacle([table]) == (
             f'trigger "t_audit" on {mariadb.name}.t cannot be switched off on MariaDB, and it writes table {mariadb.name}.audit'
+            " (where that is only added to, name it in `append_only`)"
         )
 
 

@@ -155,6 +155,33 @@ def test_a_run_whose_process_is_gone_is_settled(mariadb: MariaDatabase) -> None:
     assert mariadb.execute("SELECT COUNT(*) FROM t WHERE a = 0") == [(0,)]
 
 
+def test_a_run_whose_changing_session_alone_lives_is_not_settled(mariadb: MariaDatabase) -> None:
+    """It can still commit, and does: nobody may call it interrupted, nor drop its rescue."""
+    make(mariadb, PLAIN)
+    with opened(mariadb) as engine, transaction(engine) as found:
+        number = engine.journal.begin_run(start())
+        found.execute("UPDATE t SET a = 0 WHERE id < 4")
+        capture = found.capture(number, (), keep=True)
+        found.record(number, RunState.COMMITTED, capture.tables, {})
+        mariadb.execute(f"KILL {engine._control.number}")
+        _until_gone(mariadb, engine._control.number)
+        with opened(mariadb) as other:
+            assert other.journal.settle() == []
+            found.commit()
+            record = other.journal.run(number)
+            assert record is not None
+            assert RunState.COMMITTED is record.state
+            undo(other, record)
+    assert [(0,)] == mariadb.execute("SELECT COUNT(*) FROM t WHERE a = 0")
+
+
+def _until_gone(mariadb: MariaDatabase, session: int) -> None:
+    deadline = time.monotonic() + 20
+    while mariadb.execute(f"SELECT 1 FROM information_schema.PROCESSLIST WHERE ID = {session}"):
+        assert time.monotonic() < deadline, "the session is still there"
+        time.sleep(0.02)  # polled with a deadline
+
+
 def test_a_zero_length_run_is_committed_and_has_nothing_to_show(mariadb: MariaDatabase) -> None:
     make(mariadb, PLAIN)
     with opened(mariadb) as engine:

@@ -10,6 +10,8 @@ COMMITTED, sees all rows as they were, `main` sees them as they are. Per table:
    the change is.
 4. `main` sums up again. Where a sum has moved since step 1, somebody else has committed in between: all again. Of rows
    that others wrote at any time, the two sessions agree before or after; rows of ours are locked, and stay different.
+   Without a key rows are told apart by their values alone: buckets in which others have committed while both sessions
+   read count as different, too, and only the comparison decides.
 
 Nothing is rewritten, and it does not matter who wrote: statement, trigger, cascade or routine.
 Source: manual, "InnoDB Undo Log", "Consistent Nonlocking Reads"; `INSERT … SELECT` under READ COMMITTED reads without
@@ -80,22 +82,43 @@ def capture_table(pair: Pair, run: int, target: Target) -> CapturedTable | None:
     stage = _Stage(pair, run, target)
     for _ in range(_TRIES):
         mine, theirs = _both(pair, target)
-        differing = sorted(b for b in mine.keys() | theirs.keys() if mine.get(b) != theirs.get(b))
-        if not differing:
+        differing = _differing(mine, theirs)
+        unsure = _unsure(pair, target, mine, theirs)
+        if not differing | unsure:
             stage.clear()
             return None
-        before, after = stage.compare(differing)
+        if unsure:
+            mine = _sums(pair.main, target)  # as of now: what they have committed by then is in the stage as well
+        before, after = stage.compare(sorted(differing | unsure))
         again = _sums(pair.main, target)
-        stable = all(mine.get(bucket) == again.get(bucket) for bucket in differing)
-        # No image at all: a difference of others that is gone by now, or one that the comparison cannot see. Look again.
+        stable = not (differing | unsure) & _differing(mine, again)
         if stable and (before or after):
             return stage.captured(before, after)
         stage.clear()
+        # No image at all: a difference of others that is gone by now, or one that the comparison cannot see. Look again.
+        if stable and not differing:
+            return None
     raise Busy(
         f"table {target.table.name} is written so often that its rows before and after could not be told apart",
         state="rolled back",
         hint="run it again when others write less to that table",
     )
+
+
+def _differing(left: Sums, right: Sums) -> set[int]:
+    return {bucket for bucket in left.keys() | right.keys() if left.get(bucket) != right.get(bucket)}
+
+
+def _unsure(pair: Pair, target: Target, mine: Sums, theirs: Sums) -> set[int]:
+    """Buckets whose sums prove nothing where they are equal: others have committed there between the two readings.
+
+    Without a key their row can stand for one of ours: we delete one, they insert its like. A row with a key is locked.
+    Which session has read first is not known: so both read again, and whatever was committed in between moves one of them.
+    """
+    if target.table.key:
+        return set()
+    mine_again, theirs_again = _both(pair, target)
+    return _differing(mine, mine_again) | _differing(theirs, theirs_again)
 
 
 def _both(pair: Pair, target: Target) -> tuple[Sums, Sums]:

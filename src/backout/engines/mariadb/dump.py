@@ -16,6 +16,7 @@ from datetime import UTC
 from backout.engines.dump import Arrival, DumpFacts, Pour, Reader
 from backout.engines.mariadb.address import address_of, pinned
 from backout.engines.mariadb.names import literal
+from backout.engines.mariadb.rights import missing_for_a_dump
 from backout.engines.mariadb.session import Session
 from backout.engines.program import Program, answer_of, pour_into, reading_from
 from backout.engines.values import Settings
@@ -51,7 +52,15 @@ class MariaDump:
 
     @contextmanager
     def reading(self) -> Iterator[Reader]:
-        """See the protocol."""
+        """See the protocol. Refused where the account does not see all: mariadb-dump leaves that out, and says nothing."""
+        session = Session(self._settings.url)
+        try:
+            missing = missing_for_a_dump(session, session.address.database)
+        finally:
+            session.close()
+        if missing:
+            raise Refused("backup", "the dump would leave out what this account is not shown",
+                          hint="let an administrator run:\n  " + "\n  ".join(missing))  # fmt: skip
         with reading_from(self._program("mariadb-dump", "dump the database", _DUMP)) as stream:
             yield stream
 

@@ -58,6 +58,11 @@ def write_end(
         )
 
 
+def begin_undone(session: Session, run: int) -> None:
+    """Of a run that is being undone nothing is left, but for what `mark_undone` says: append-only tables stay as they are."""
+    session.run(f"UPDATE backout.run_table SET undone = TRUE, left_rescue = NULL WHERE run = {int(run)}")
+
+
 def mark_undone(session: Session, run: int, name: TableName, *, left_rescue: str | None, undone: bool) -> None:
     """Record what an undo has left of one table."""
     for place, definition in session.rows(f"SELECT place, definition FROM backout.run_table WHERE run = {int(run)}"):

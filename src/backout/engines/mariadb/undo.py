@@ -36,7 +36,7 @@ from backout.engines.values import (
 )
 from backout.errors import Refused
 
-HOW = "row by row key, foreign key actions off for this session, foreign keys checked afterwards"
+HOW = "they fire; rows are put back by their keys, without foreign key actions, and foreign keys are checked afterwards"
 _FINAL = frozenset({"REFERENCED", "PARENT_GONE", "CONSTRAINT"})  # no order of ours makes these rows valid
 
 
@@ -77,6 +77,7 @@ class Reverted:
     def write(self, main: Session, control: Session, rescue: str, undo_run: int) -> None:
         """Write down what is left of each table; `left` tables are made by `control`, since DDL commits."""
         open_rows = 0
+        records.begin_undone(main, self.plan.run)
         for place, work in enumerate(self.works):
             captured = work.captured
             left = int(main.value(f"SELECT COUNT(*) FROM {work.table} WHERE kind IS NOT NULL"))
@@ -87,9 +88,6 @@ class Reverted:
                 name = f"run_{self.plan.run}_{place + 1000 * undo_run}_left"
                 _write_left(main, control, work, qualified(TableName(rescue, name)))
             records.mark_undone(main, self.plan.run, captured.table.name, left_rescue=name, undone=not left)
-        for one in self.plan.tables:
-            if one.table.name not in {work.plan.table.name for work in self.works}:
-                records.mark_undone(main, self.plan.run, one.captured.table.name, left_rescue=None, undone=True)
         records.set_open_conflicts(main, self.plan.run, open_rows)
         undo_rows.drop(main, self.works)
 

@@ -18,7 +18,7 @@ from backout.sql.tokens import Token
 
 
 def undo_obstacle(session: Session, names: Collection[TableName], settings: Settings) -> str | None:
-    """The first trigger in the way, in words; None: nothing."""
+    """The first trigger in the way, in words, with what would let it pass; None: nothing."""
     for trigger in catalogue.triggers_on(session, names):
         reason = _objection(session, trigger, settings)
         if reason is not None:
@@ -35,10 +35,10 @@ def _objection(session: Session, trigger: catalogue.Trigger, settings: Settings)
         return "its body cannot be read"
     for table in _written(tokens, trigger.schema):
         if table.name not in settings.append_only and str(table) not in settings.append_only:
-            return f"it writes table {table}"
+            return f"it writes table {table} (where that is only added to, name it in `append_only`)"
     for column in _set_columns(tokens):
         if column not in settings.bookkeeping:
-            return f'it sets column "{column}"'
+            return f'it sets column "{column}" (where the application may set it anew, name it in `bookkeeping`)'
     if any(token.is_word("CALL") for token in tokens):
         return "it calls a procedure"
     called = {TableName(trigger.schema, name.rpartition(".")[2]) for name in functions_of(tokens)}
