@@ -122,6 +122,25 @@ MEND = """
     """
 
 
+def test_a_parameter_of_the_metadata_is_at_hand_with_the_value_of_this_environment(clinic: Clinic) -> None:
+    clinic.write("""
+        def apply(db):
+            first, name = db.parameters["first"], db.parameters["name"]
+            assert first == 2 and isinstance(first, int)
+            db.execute("UPDATE patient SET name = ? WHERE id >= ?", [name, first])
+            try:
+                db.parameters["first"] = 1
+            except TypeError:
+                return
+            raise AssertionError("it could be set")
+    """)
+    declared = '# [parameters]\n# name = "X"\n# first = {type = "int", per_environment = true}\n# ///\n'
+    clinic.path.write_text(clinic.path.read_text().replace("# ///\n", declared, 1))
+    project = Project.find(start=clinic.folder)
+    project.run(project.change("change"), "clinic", parameters={"first": 2}, ask=yes)
+    assert [name for _, name, *_ in clinic.patients()] == ["Ada", "X", "X"]
+
+
 def test_ghost_run_and_undo_of_a_script(clinic: Clinic) -> None:
     ghost = clinic.ghost(MEND)
     assert ghost.way_back == "proven"

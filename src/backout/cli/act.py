@@ -261,7 +261,7 @@ def show_report(report: RunReport, *, rows: int, json_: bool, next_command: str)
     from backout.cli.bill import bill
     from backout.cli.conflicts import conflicts
 
-    show(bill(report, rows=rows, next_command=None if report.conflicts else next_command))
+    show(bill(report, rows=rows, next_command=None if report.conflicts or report.would_be_refused else next_command))
     if report.conflicts:
         show(
             [

@@ -63,6 +63,7 @@ class Script:
         """`engine` is its name, for messages."""
         self._engine, self._transaction, self._guard = engine, transaction, guard
         self.mode = "real"  # "ghost" in a ghost run
+        self.parameters: Mapping[str, Any] = {}  # of the change, with this environment's values
 
     def execute(self, statement: str, parameters: Parameters = ()) -> Rows:
         """Run one statement; returns a cursor (`fetchone`, `fetchall`, iteration, `rowcount`)."""

@@ -38,7 +38,7 @@ append_only = []
 # url = "postgresql://backout:${CLINIC_PASSWORD}@db.example.org/clinic"
 # # url_env = "CLINIC_URL"              # or the whole URL in a variable
 # # url_file = "/run/secrets/clinic"    # or in the first line of a file
-# connect = {command = ["ssh", "-NL", "15432:db:5432", "bastion"]} # started first; the url is 127.0.0.1:15432
+# # connect = {command = ["ssh", "-NL", "15432:db:5432", "bastion"]} # started first; the url is 127.0.0.1:15432
 # role = "clinic_app"                   # the role that changes run under
 # program_time = "30 min"               # a program may take that long, be idle and spend on one statement that long
 # program_idle = "15 minutes"

@@ -13,7 +13,7 @@ from backout.change.model import Change
 from backout.engines.protocol import Database
 from backout.engines.values import Capture, CapturedTable, Counts, Mode
 from backout.errors import Refused
-from backout.runs.report import RunReport
+from backout.runs.report import WOULD_REFUSE, RunReport
 
 
 def require_batches(
@@ -27,7 +27,7 @@ def require_batches(
     hint = _directive(change, found.tables)
     if mode is Mode.REAL:
         raise Refused("batches", what, state="rolled back", hint=hint)
-    return replace(report, notes=(*report.notes, f"`run` would refuse: {what}: {hint}"))
+    return replace(report, notes=(*report.notes, f"{WOULD_REFUSE}{what}: {hint}"))
 
 
 def _written(one: CapturedTable) -> Counts:

@@ -32,7 +32,7 @@ from backout.runs.batches_report import blank_report
 from backout.runs.batches_waits import Cancelled
 from backout.runs.masking import PHI
 from backout.runs.recorder import judged, parameters_of
-from backout.runs.report import AssertionReport, RunReport
+from backout.runs.report import WOULD_REFUSE, AssertionReport, RunReport
 from backout.runs.supervise import Reopen
 
 
@@ -205,7 +205,7 @@ def report_of(going: Going, outcome: RunState, state: str) -> RunReport:
         notes.append(f"{going.retries} times a batch met a lock or a deadlock, and was begun anew")
     if not going.keeps:
         notes.append("each batch was rolled back by itself: they did not see each other")
-    notes += [f"`run` would refuse: its undo would not be exact: {obstacle}" for obstacle in sorted(going.obstacles)]
+    notes += [f"{WOULD_REFUSE}its undo would not be exact: {obstacle}" for obstacle in sorted(going.obstacles)]
     report = blank_report(going)
     net = {str(name): count for name, count in going.differing.items()} if going.run.repeated else None
     return replace(

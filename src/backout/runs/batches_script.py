@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from time import sleep
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from backout.errors import AssertionFailed, BackoutError, Refused
@@ -88,6 +89,7 @@ class LoopedDatabase:
         self._inner = going.batches.script(self._judged)
         self.turns = Turns(going)
         self.mode = self._inner.mode = going.run.mode.value
+        self.parameters = self._inner.parameters = MappingProxyType(going.run.values)
 
     def batches(self, table: str, by: str | Sequence[str] = (), size: int | None = None) -> Iterator[Bounds]:
         """The batches that are left, in the order of the key; each with `where`, SQL for its rows, `after` and `upto`."""

@@ -30,7 +30,7 @@ from backout.recovery.proof import Tightness, Verdict
 from backout.runs.batches_asked import require_batches
 from backout.runs.masking import PHI, shown_rows
 from backout.runs.recorder import Progress, Recorder, Serve, ServeTurns, judged, parameters_of
-from backout.runs.report import AssertionReport, ProofReport, RescueReport, RunReport, TableReport
+from backout.runs.report import WOULD_REFUSE, AssertionReport, ProofReport, RescueReport, RunReport, TableReport
 from backout.runs.rights import obstacle, require_no_obstacle, require_rights
 from backout.runs.subsetting import Subsetting
 from backout.runs.supervise import Reopen, Work, keep_back, supervise
@@ -188,7 +188,7 @@ def _with_obstacle(database: Database, found: Capture, run: ChangeRun, report: R
         require_no_obstacle(what, "rolled back")
     if what is None:
         return report
-    return replace(report, notes=(*report.notes, f"`run` would refuse: its undo would not be exact: {what}"))
+    return replace(report, notes=(*report.notes, f"{WOULD_REFUSE}its undo would not be exact: {what}"))
 
 
 def described(

@@ -66,7 +66,7 @@ class Recorder:
         """Run the change. Raises ExpectationFailed, AssertionFailed, or what the database says."""
         with told_mode(self.mode):
             if self.change.language == "python":
-                run_script(self.change, transaction, self.mode, self.assertions)
+                run_script(self.change, transaction, self.mode, self.values, self.assertions)
                 return
             if self.change.language == "program":
                 assert self.serve is not None, "whoever runs a program has an endpoint for it"

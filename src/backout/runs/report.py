@@ -73,6 +73,10 @@ class TrackingReport:
     sha256: str | None
 
 
+#: How the note of a ghost run begins that says so.
+WOULD_REFUSE = "`run` would refuse: "
+
+
 @dataclass(frozen=True)
 class RunReport:
     """The whole of a run; `as_json` in `runs/as_json.py` is its stable form."""
@@ -120,6 +124,11 @@ class RunReport:
     def is_ghost(self) -> bool:
         """Whether it was to be rolled back from the beginning."""
         return self.mode is Mode.GHOST or self.ghost_undo
+
+    @property
+    def would_be_refused(self) -> bool:
+        """Whether it is a ghost run of what a real run would refuse; the notes say why."""
+        return any(note.startswith(WOULD_REFUSE) for note in self.notes)
 
 
 def shown(value: object, *, private: bool) -> str:

@@ -9,9 +9,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from backout.change.model import Change, DataClass
@@ -34,7 +34,9 @@ _SAVEPOINT = re.compile(
 )
 
 
-def run_script(change: Change, transaction: Transaction, mode: Mode, assertions: list[AssertionReport]) -> None:
+def run_script(
+    change: Change, transaction: Transaction, mode: Mode, values: Mapping[str, Any], assertions: list[AssertionReport]
+) -> None:
     """Run the change. Raises RolledBack with the script's own line where it raises.
 
     What the script prints goes to standard error: standard output is for the result of the run. Where the rows are PHI
@@ -42,7 +44,7 @@ def run_script(change: Change, transaction: Transaction, mode: Mode, assertions:
     """
     private = change.metadata.data is DataClass.PHI
     database = transaction.script(guard_for(change.dialect))
-    database.mode = mode.value
+    database.mode, database.parameters = mode.value, MappingProxyType(values)
     with played(change) as (apply, check):
         apply(database)
         if check is not None:

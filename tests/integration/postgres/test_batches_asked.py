@@ -49,7 +49,9 @@ def stage(postgres: PostgresDatabase, tmp_path: Path) -> Stage:
 )
 def test_more_rows_than_that_are_refused_with_what_to_write(stage: Stage, text: str, suffix: str, hint: str) -> None:
     before = stage.dump()
-    assert f"`run` would refuse: {SAID}: {hint}" in stage.ghost(text, suffix=suffix).notes
+    ghost = stage.ghost(text, suffix=suffix)
+    assert ghost.would_be_refused
+    assert f"`run` would refuse: {SAID}: {hint}" in ghost.notes
     error = failure(lambda: stage.run(text, suffix=suffix))
     assert isinstance(error, Refused)
     assert (error.message, error.state, error.hint, error.exit_status) == (SAID, "rolled back", hint, 3)

@@ -71,6 +71,12 @@ def refused(stage: Stage, text: str) -> BackoutError:
     return error
 
 
+def test_parameters_of_the_metadata_are_at_hand_in_each_turn(stage: Stage) -> None:
+    text = LOOP.replace("visits + 1", "%s").replace("}\")", "}\", [db.parameters['wanted']])")
+    stage.run(text, suffix=".py", more="# [parameters]\n# wanted = 7")
+    assert stage.rows("SELECT DISTINCT visits FROM referral") == [(7,)]
+
+
 def test_each_turn_is_a_batch(stage: Stage) -> None:
     report = proves(stage, LOOP)
     assert captured(report) == [("public.referral", 0, 1000, 0, BY_KEYS)]

@@ -29,6 +29,7 @@ class ScriptConnection:
         self._session, self._guard, self._explained = session, guard, explained
         self._savepoints = 0
         self.mode = "real"  # "ghost" in a ghost run
+        self.parameters: Mapping[str, Any] = {}  # of the change, with this environment's values
 
     def execute(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
         """Run one statement; returns a cursor (`fetchone`, `fetchall`, iteration, `rowcount`)."""
