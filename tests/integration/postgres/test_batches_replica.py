@@ -97,12 +97,14 @@ DROP TABLE IF EXISTS t;
 CREATE TABLE t (id int PRIMARY KEY, v int);
 INSERT INTO t SELECT g, 0 FROM generate_series(1, 200) g;
 """
+#: In the one database of these tests, which come in any order.
+_NO_RUN_OF_BEFORE = "DROP SCHEMA IF EXISTS backout, rescue CASCADE"
 CHANGE = "-- @batch t by=id size=50\nUPDATE t SET v = v + 1"
 
 
 def test_a_lag_that_cannot_be_read_stops_the_run(pair: tuple[PostgresDatabase, str], tmp_path: Path) -> None:
     database, _ = pair
-    database.execute("REVOKE pg_monitor FROM login")
+    database.execute(f"REVOKE pg_monitor FROM login; {_NO_RUN_OF_BEFORE}")
     stage = Stage(database, tmp_path)
     stage.make(TABLE)
     error = failure(lambda: stage.project.run(stage.change(CHANGE), "test", ask=yes))
@@ -112,7 +114,7 @@ def test_a_lag_that_cannot_be_read_stops_the_run(pair: tuple[PostgresDatabase, s
 
 def test_it_waits_for_a_replica_and_goes_on_by_itself(pair: tuple[PostgresDatabase, str], tmp_path: Path) -> None:
     database, replica = pair
-    database.execute("GRANT pg_monitor TO login")
+    database.execute(f"GRANT pg_monitor TO login; {_NO_RUN_OF_BEFORE}")
     stage = Stage(database, tmp_path, {"replica_lag": '"1 second"'})
     stage.make(TABLE)
     before = stage.dump()
@@ -139,7 +141,7 @@ def test_it_waits_for_a_replica_and_goes_on_by_itself(pair: tuple[PostgresDataba
 
 def staged(database: PostgresDatabase, folder: Path, **options: str) -> Stage:
     """A role that may see the replicas, a table whose batches take a moment, and no run of before."""
-    database.execute("GRANT pg_monitor TO login; DROP SCHEMA IF EXISTS backout, rescue CASCADE")
+    database.execute(f"GRANT pg_monitor TO login; {_NO_RUN_OF_BEFORE}")
     stage = Stage(database, folder, options)
     stage.make(TABLE + SLOW)
     return stage

@@ -72,7 +72,7 @@ def refused(stage: Stage, text: str) -> BackoutError:
 
 
 def test_parameters_of_the_metadata_are_at_hand_in_each_turn(stage: Stage) -> None:
-    text = LOOP.replace("visits + 1", "%s").replace("}\")", "}\", [db.parameters['wanted']])")
+    text = LOOP.replace("visits + 1", "%s").replace('}")', "}\", [db.parameters['wanted']])")
     stage.run(text, suffix=".py", more="# [parameters]\n# wanted = 7")
     assert stage.rows("SELECT DISTINCT visits FROM referral") == [(7,)]
 
