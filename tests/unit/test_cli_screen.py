@@ -291,6 +291,11 @@ def test_an_undo_in_full_says_how_many_rows_it_left_listed_or_not() -> None:
     assert "left      5 rows in conflict, not put back\n" in drawn(run(undo, (), rows=0))
 
 
+def test_one_run_in_full_has_the_notes_that_its_end_had() -> None:
+    note = "2 more rows of [shop.t] are left as well"
+    assert drawn(run(replace(RECORD, report={"notes": [note]}), (), rows=10)).rstrip().endswith(f"notes\n  - {note}")
+
+
 def test_one_run_in_full() -> None:
     assert (
         drawn(run(replace(RECORD, open_conflicts=2), TABLES[:1], rows=10))

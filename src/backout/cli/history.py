@@ -72,6 +72,7 @@ def run(
     yield grid
     yield from section("rows", _tables(record, tables))
     yield from section("before → after", (part for table in tables for part in diff(table, rows)))
+    yield from section("notes", (Text(f"- {plain(str(note))}") for note in record.report.get("notes") or ()))
 
 
 def _person(record: RunRecord) -> str:
