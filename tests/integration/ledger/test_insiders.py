@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from acceptance.program import backout
 from backout.engines.values import Mode, RunState
 from backout.errors import BackoutError, ExpectationFailed, Refused, UsageError
 from backout.gates.checklist import checklist
@@ -241,7 +242,8 @@ def test_a_backup_takes_the_place_of_production_when_somebody_else_has_approved_
     assert is_refused()
     clinic.project("cem").approve_restore(backup, "production")
     assert is_refused()
-    clinic.project("bob").approve_restore(backup, "production")
+    typed = backout(clinic.folder, "approve", backup, "--restore", "--on", "production", "--key", "keys/bob")
+    assert f"approved a restore of {backup}" in typed.out
     restore()
     assert clinic.rows() == OPEN
     clinic.sql("production", "UPDATE referral SET status = 'new'")
