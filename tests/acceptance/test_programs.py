@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -280,8 +281,10 @@ PAST = """
     """
 
 
-def test_program_that_goes_past_the_endpoint_is_noticed(programs: Programs) -> None:
-    past = PAST.format(url=programs.database.login_url.strip("'"), seconds=9)
+@pytest.mark.parametrize("name", ["worker", "backout: a name is anybody's"])
+def test_program_that_goes_past_the_endpoint_is_noticed(programs: Programs, name: str) -> None:
+    url = programs.database.application_url + f"?application_name={quote(name)}"
+    past = PAST.format(url=url, seconds=9)
     programs.python(past, more='# network = "open"\n')
     project = programs.project
 

@@ -328,7 +328,8 @@ SELECT coalesce(
 
 -- name: newcomers
 -- Client sessions of our own machine in this database that are not ours ($1) and began in the last $2 seconds. Where the
--- server is on our machine itself, they may come by its socket, by loopback or by its own address.
+-- server is on our machine itself, they may come by its socket, by loopback or by its own address. Another backout of this
+-- account, as one that watches, is no such session; a name alone could be anybody's.
 SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), a.usename::text
   FROM pg_catalog.pg_stat_activity a
   JOIN pg_catalog.pg_stat_activity o ON o.pid = pg_catalog.pg_backend_pid(),
@@ -340,7 +341,7 @@ SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), a.usename::te
    AND a.client_port IS NOT NULL
    AND (a.client_addr IS NOT DISTINCT FROM o.client_addr OR ours.is_local AND its.is_local)
    AND a.backend_start > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $2)
-   AND a.application_name NOT LIKE 'backout: %'
+   AND NOT (a.application_name LIKE 'backout: %' AND a.usename = session_user)
  ORDER BY 1
 
 -- name: rescue_goes_to
