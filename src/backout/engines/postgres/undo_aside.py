@@ -16,7 +16,7 @@ from backout.engines.postgres.names import comma, literal, quoted
 from backout.engines.postgres.queries import query
 from backout.engines.postgres.undo_columns import CONFLICT_TABLE, Pair
 from backout.engines.postgres.undo_keyed import KeyedTable
-from backout.engines.postgres.undo_work import Work
+from backout.engines.postgres.undo_work import Spares, Work
 from backout.errors import DatabaseFailed
 
 #: The mark of a row in the conflict table, as one that is to be overwritten: it is no more as the run left it.
@@ -26,12 +26,12 @@ _NUMBERS = {"int2", "int4", "int8", "numeric", "float4", "float8"}
 _TIMES = {"date": "1", "timestamp": "interval '1 day'", "timestamptz": "interval '1 day'"}
 
 
-def can_be_put_aside(work: Work) -> frozenset[int]:
-    """Tables that cannot be rewritten, and in which unique values that the run changed can be put aside."""
-    return frozenset(
-        table.place for table in work.tables
-        if isinstance(table, KeyedTable) and table.place not in work.rewritable and _spares(work, table)
-    )  # fmt: skip
+def spares_of(work: Work) -> dict[int, Spares]:
+    """By place: tables that cannot be rewritten, and in which unique values that the run changed can be put aside."""
+    return {
+        table.place: spares for table in work.tables
+        if isinstance(table, KeyedTable) and table.place not in work.rewritable and (spares := _spares(work, table))
+    }  # fmt: skip
 
 
 def refuses_a_value(work: Work, error: DatabaseFailed) -> bool:
@@ -53,7 +53,7 @@ def aside(work: Work, tables: Sequence[KeyedTable], rows: Sequence[str] | None =
 
 
 def _put_aside(work: Work, table: KeyedTable, rows: Sequence[str] | None) -> None:
-    spares = _spares(work, table)
+    spares = work.putting_aside[table.place]
     sets = comma(
         f"{quoted(pair.now.name)} = CASE WHEN {table.differs(pair, 'p', 'q')} THEN {spare} ELSE t.{quoted(pair.now.name)} END"
         for pair, spare in spares
@@ -70,8 +70,7 @@ def _put_aside(work: Work, table: KeyedTable, rows: Sequence[str] | None) -> Non
     )
 
 
-def _spares(work: Work, table: KeyedTable) -> list[tuple[Pair, str]]:
-    """The columns that may be in a circle, each with a value that no row has, as SQL over `t` and `p`."""
+def _spares(work: Work, table: KeyedTable) -> Spares:
     changed = {pair.now.name: pair for pair in table.compared if not pair.now.identity_always}
     found = []
     for name, may_be_null, type_name, length in work.main.run(

@@ -5,15 +5,18 @@ Invariant: nothing here writes to a table of the user.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from backout.engines.postgres.session import Session
-from backout.engines.postgres.undo_columns import CONFLICT_TABLE
+from backout.engines.postgres.undo_columns import CONFLICT_TABLE, Pair
 from backout.engines.postgres.undo_keyed import KeyedTable
 from backout.engines.postgres.undo_keyless import KeylessTable
 from backout.engines.values import UndoPlan
+
+#: Columns that may be in a circle of unique values, each with one that no row has, as SQL over `t` and `p`.
+Spares = Sequence[tuple[Pair, str]]
 
 
 class Way(Enum):
@@ -48,7 +51,7 @@ class Work:
     savepoints: list[int] = field(default_factory=list)  # ids under which rows were written
     rewritable: frozenset[int] = frozenset()  # places of tables that may be rewritten; see `undo_statements.Rewriting`
     rewriting: frozenset[int] = frozenset()  # of them, those that are
-    putting_aside: frozenset[int] = frozenset()  # places of tables whose values are put aside; see `undo_aside.py`
+    putting_aside: Mapping[int, Spares] = field(default_factory=dict)  # by place, where it is done; see `undo_aside.py`
     moved: dict[int, str] = field(default_factory=dict)  # place -> table of the rows whose key the run changed
     in_doubt: Sequence[Sequence[KeyedTable]] = ()  # tables, by family, whose rows may have moved, nobody knows which
 

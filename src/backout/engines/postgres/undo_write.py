@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backout.engines.postgres.catalogue import foreign_keys
-from backout.engines.postgres.undo_aside import aside, can_be_put_aside
+from backout.engines.postgres.undo_aside import aside, spares_of
 from backout.engines.postgres.undo_keyed import KeyedTable
 from backout.engines.postgres.undo_keyless import KeylessTable
 from backout.engines.postgres.undo_statements import Rewriting, Statement, chained
@@ -46,7 +46,7 @@ def may_help_aside(work: Work, error: DatabaseFailed) -> bool:
     """Whether putting unique values aside may help, and has not been tried yet; from here on it is."""
     if error.sqlstate not in CIRCLES or work.putting_aside:
         return False
-    work.putting_aside = can_be_put_aside(work)
+    work.putting_aside = spares_of(work)
     return bool(work.putting_aside)
 
 
